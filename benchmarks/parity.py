@@ -1,0 +1,204 @@
+"""Every variant against timm's: the same weights through the ordinary `weights=` path, logits in three frameworks.
+
+    python -m benchmarks.parity --out results/parity.csv [--models 'tf_*'] [--resume]
+
+Freshly initialised networks say little: their logits are almost all bias. So the weights are drawn to make the output
+depend on the input (`randomise`), and errors are measured against the spread of the logits between inputs. timm's own
+float32 against its float64, the floor, shows what float32 can give.
+"""
+
+import argparse
+import csv
+import fnmatch
+import gc
+import os
+import sys
+import tempfile
+import time
+import zlib
+from pathlib import Path
+
+os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import timm
+import torch
+from safetensors.torch import save_file
+
+import jeffnet
+
+# One thread: beside JAX's own threads and other processes, PyTorch's spin for each other and take many times as long.
+torch.set_num_threads(1)
+
+SIZES = ((64, 64), (97, 97), (76, 50))  # even, odd, and not square: SAME padding differs only at even sides
+BATCH = 4
+DEEP = ('b6', 'b7', 'b8', 'l2')  # so ill-conditioned in float32 that float64 has to show the identity
+FIELDS = ('name', 'framework', 'size', 'dtype', 'error', 'between_frameworks', 'floor', 'bar', 'seconds', 'ok')
+BAR32, BAR64, BAR_FRAMEWORKS = 2e-4, 1e-8, 1e-6
+
+
+def reference(name: str, **options) -> torch.nn.Module:
+    """timm's model of the same architecture, randomised, in evaluation mode."""
+    torch.manual_seed(zlib.crc32(name.encode()))
+    model = timm.create_model(jeffnet.model_info(name).timm, pretrained=False, **options)
+    return randomise(model)
+
+
+def randomise(model: torch.nn.Module, size: int = 96) -> torch.nn.Module:
+    """Draws every array so that no default zero or one hides a mistake, and the output depends on the input.
+
+    Fan-in-scaled kernels; random scales and biases; batch-norm statistics measured on random images, layer by layer,
+    each perturbed before the next is measured, and no channel's variance far below the others' (or the net is chaotic).
+    """
+    hooks = []
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
+            torch.nn.init.kaiming_normal_(module.weight)
+            if module.bias is not None:
+                torch.nn.init.normal_(module.bias, 0, 0.5)
+        elif isinstance(module, torch.nn.BatchNorm2d):
+            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
+            torch.nn.init.normal_(module.bias, 0, 0.3)
+            hooks.append(module.register_forward_pre_hook(_calibrate))
+    with torch.no_grad():
+        model.eval()(torch.randn(8, model.conv_stem.in_channels, size, size))
+    for hook in hooks:
+        hook.remove()
+    return model
+
+
+def _calibrate(norm: torch.nn.BatchNorm2d, inputs):
+    """Sets the statistics of a batch norm to those of its input, perturbed."""
+    var, mean = torch.var_mean(inputs[0], (0, 2, 3))
+    norm.running_mean.copy_(mean + 0.2 * var.sqrt() * torch.randn_like(mean))
+    norm.running_var.copy_((var + 0.1 * var.mean()) * torch.exp(0.3 * torch.randn_like(var)))
+
+
+def move_stride_to_projection(model: torch.nn.Module) -> torch.nn.Module:
+    """Makes timm's EdgeTPU model what the released TensorFlow weights were trained as."""
+    for module in model.modules():
+        if type(module).__name__ == 'EdgeResidual':
+            module.conv_pwl.stride, module.conv_exp.stride = module.conv_exp.stride, (1, 1)
+    return model
+
+
+def save_weights(model: torch.nn.Module, path: Path) -> Path:
+    """Writes the model's state dict as a .safetensors file."""
+    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
+    return path
+
+
+def images(size: tuple[int, int], seed: int = 1, channels: int = 3) -> np.ndarray:
+    """Random float32 images `[BATCH, H, W, C]`."""
+    return np.random.default_rng(seed).standard_normal((BATCH, *size, channels)).astype(np.float32)
+
+
+@torch.no_grad()
+def torch_logits(model: torch.nn.Module, x: np.ndarray) -> np.ndarray:
+    """timm's logits of NHWC images, in the type of `x`."""
+    return model.to(torch.from_numpy(x).dtype)(torch.from_numpy(x).permute(0, 3, 1, 2)).numpy()
+
+
+def spread(logits: np.ndarray) -> float:
+    """How much the logits differ between inputs: their std over the batch after removing the batch mean."""
+    return float(np.sqrt(np.mean((logits - logits.mean(0)) ** 2)))
+
+
+def frameworks(name: str, weights: Path, **options):
+    """(framework, function from images to logits) of the model in each framework."""
+    for framework in jeffnet.FRAMEWORKS:
+        made = jeffnet.create_model(name, framework, weights=weights, **options)
+        yield framework, jeffnet.predictor(*made) if framework == 'linen' else jeffnet.predictor(made)
+
+
+def compare(name: str, model: torch.nn.Module, weights: Path, sizes=SIZES, dtype=np.float32, **options) -> list[dict]:
+    """One row of the table per framework and size."""
+    inputs = {size: images(size).astype(dtype) for size in sizes}
+    exact = {size: torch_logits(model, x.astype(np.float64)) for size, x in inputs.items()}
+    expected = {size: torch_logits(model, x) for size, x in inputs.items()}
+    rows, first = [], {}
+    for framework, run in frameworks(name, weights, dtype=jnp.dtype(dtype), **options):
+        for size, x in inputs.items():
+            start = time.perf_counter()
+            logits = np.asarray(run(x))
+            scale = spread(exact[size])
+            error = np.abs(logits - expected[size]).max() / scale
+            floor = np.abs(expected[size] - exact[size]).max() / scale
+            between = np.abs(logits - first.setdefault(size, logits)).max() / scale
+            bar = BAR64 if dtype == np.float64 else max(BAR32, 5 * floor)
+            rows.append(
+                {
+                    'name': name,
+                    'framework': framework,
+                    'size': 'x'.join(map(str, size)),
+                    'dtype': np.dtype(dtype).name,
+                    'error': f'{error:.2e}',
+                    'between_frameworks': f'{between:.2e}',
+                    'floor': f'{floor:.2e}',
+                    'bar': f'{bar:.2e}',
+                    'seconds': f'{time.perf_counter() - start:.1f}',
+                    'ok': bool(error <= bar and between <= BAR_FRAMEWORKS),
+                }
+            )
+        del run
+        gc.collect()
+    return rows
+
+
+def prove(name: str, sizes=SIZES) -> list[dict]:
+    """All rows of one name: float32, and float64 for deep networks and wherever float32 is too coarse to tell."""
+    info = jeffnet.model_info(name)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        model = reference(name)
+        if info.options.get('stride_in_projection'):
+            move_stride_to_projection(model)
+        weights = save_weights(model, Path(folder) / 'model.safetensors')
+        rows += compare(name, model, weights, sizes)
+        shaky = any(float(row['bar']) > BAR32 for row in rows)
+        if shaky or info.arch.split('_')[-1] in DEEP:
+            jax.config.update('jax_enable_x64', True)
+            try:
+                rows += compare(name, model, weights, sizes, np.float64)
+            finally:
+                jax.config.update('jax_enable_x64', False)
+    jax.clear_caches()
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--out', type=Path, default=Path('results/parity.csv'))
+    parser.add_argument('--models', default='*', help='shell glob of names')
+    parser.add_argument('--resume', action='store_true', help='keep the rows that the file has, run the other names')
+    arguments = parser.parse_args()
+    rows = []
+    if arguments.resume and arguments.out.exists():
+        rows = list(csv.DictReader(arguments.out.open()))
+    done = {row['name'] for row in rows}
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    for name in jeffnet.list_models():
+        if name in done or not fnmatch.fnmatchcase(name, arguments.models):
+            continue
+        start = time.perf_counter()
+        new = prove(name)
+        rows += new
+        with arguments.out.open('w', newline='') as file:
+            writer = csv.DictWriter(file, FIELDS, lineterminator='\n')
+            writer.writeheader()
+            writer.writerows(sorted(rows, key=lambda row: row['name']))
+        worst = max(new, key=lambda row: float(row['error']) / float(row['bar']))
+        print(
+            f'{name}: worst error {worst["error"]} ({worst["size"]}, {worst["dtype"]}, bar {worst["bar"]}), '
+            f'{time.perf_counter() - start:.0f} s',
+            flush=True,
+        )
+    failed = sorted({row['name'] for row in rows if str(row['ok']) != 'True'})
+    print(f'{len({row["name"] for row in rows})} names, {len(rows)} comparisons, {len(failed)} names outside: {failed}')
+    return bool(failed)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

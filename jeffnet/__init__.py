@@ -1,0 +1,91 @@
+"""JAX vision models: one definition of each architecture, native in Flax Linen, Objax and Flax NNX.
+
+`import jeffnet` imports neither tensorflow, torch, objax nor flax (nor jax); each comes with the part that needs it.
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from jeffnet.models.table import ModelInfo, list_models, model_info
+
+if TYPE_CHECKING:
+    from jeffnet import linen, nnx, objax, weights
+
+__version__ = '0.1.0'
+__all__ = [
+    'ModelInfo', 'create_model', 'flat_variables', 'intermediates', 'linen', 'list_models', 'model_info', 'nnx',
+    'objax', 'predictor', 'weights',
+]  # fmt: skip
+
+FRAMEWORKS = ('linen', 'objax', 'nnx')
+
+
+def __getattr__(name: str):
+    """Imports `jeffnet.linen`, `.objax`, `.nnx`, `.weights`, `.data`, `.train` on first use."""
+    if name in (*FRAMEWORKS, 'weights', 'data', 'train'):
+        return importlib.import_module(f'jeffnet.{name}')
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+
+def create_model(name: str, framework: str = 'linen', **options) -> Any:
+    """A network by name: `(module, variables)` for Linen, a module for Objax and NNX.
+
+    The options are those of every framework's `create_model`:
+
+    - `pretrained=False`: fetch the published weights of this name.
+    - `weights=None`: a local file instead, or `hf-hub:owner/repo[@revision]`.
+    - `strict=True`: any missing, unexpected or misshapen array is an error; `False` loads what fits and logs the rest.
+    - `num_classes=None`: as published; n > 0: a fresh classifier; 0: the final feature map; -1: all but the classifier.
+    - `in_chans=3`: channels of the images; loaded weights of the first convolution are adapted.
+    - `image_size=None`: for models with position tables; convolutional networks take any size anyway.
+    - `features_only=False`, `out_indices=None`: return a list of feature maps, described by `module.feature_info`.
+    - `output_stride=32`: 32, 16 or 8; strides beyond it become dilations.
+    - `drop_rate=0.`, `drop_path_rate=0.`: dropout before the classifier, stochastic depth.
+    - `dtype=jnp.float32`: of the computation; parameters, statistics and logits stay float32.
+    - `seed=0`: of the initial values, the same in all frameworks.
+
+    Fields of the architecture itself, such as `stride_in_projection` of the EdgeTPU models, are accepted too.
+    Raises ValueError or TypeError naming the keyword at fault.
+    """
+    return _back_end(framework).create_model(name, **options)
+
+
+def flat_variables(model: Any) -> dict[str, Any]:
+    """All parameters and statistics by flat name, of Linen variables, an Objax module or an NNX module."""
+    return _back_end(_framework_of(model)).flat_variables(model)
+
+
+def intermediates(model: Any, x, variables: dict | None = None) -> dict[str, Any]:
+    """The named values inside a forward pass of `x` `[N, H, W, C]`: `stage_0`, ...; Linen needs `variables`."""
+    return _back_end(_framework_of(model, variables)).intermediates(model, x, variables)
+
+
+def predictor(model: Any, variables: dict | None = None) -> Any:
+    """A function from normalised images `[N, H, W, C]` to the model's output, compiled once per shape.
+
+    It keeps the variables as they are at this moment; Linen needs `variables`.
+    """
+    return _back_end(_framework_of(model, variables)).predictor(model, variables)
+
+
+def _back_end(framework: str):
+    if framework not in FRAMEWORKS:
+        raise ValueError(f'framework={framework!r}: expected one of {", ".join(FRAMEWORKS)}')
+    return importlib.import_module(f'jeffnet.{framework}')
+
+
+_ALONE = object()  # called with a single argument: Linen variables are the argument
+
+
+def _framework_of(model, variables: Any = _ALONE) -> str:
+    """The framework of a module, or 'linen' for a tree of variables."""
+    roots = {'flax.linen': 'linen', 'flax.nnx': 'nnx', 'objax.module': 'objax'}
+    for cls in type(model).__mro__:
+        for root, framework in roots.items():
+            if cls.__module__.startswith(root):
+                if framework == 'linen' and not isinstance(variables, dict):
+                    raise TypeError('a Linen module keeps no arrays: pass its variables as well')
+                return framework
+    if isinstance(model, dict) and variables is _ALONE:
+        return 'linen'
+    raise TypeError(f'expected a Linen, Objax or NNX module (or Linen variables), not {type(model).__name__}')

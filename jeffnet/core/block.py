@@ -1,0 +1,120 @@
+"""Block: the one definition of a layer or network that every framework derives its native module from.
+
+A Block is a dataclass of hyper-parameters. `setup` assigns sub-blocks, lists of sub-blocks and declarations
+(`Param`, `State`, `Keys`) to attributes; `__call__` is the arithmetic. The back ends (`jeffnet.linen`,
+`jeffnet.objax`, `jeffnet.nnx`) turn each assignment into what their framework stores. This module imports none of them.
+"""
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, dataclass_transform
+
+import jax.numpy as jnp
+
+Padding = str | int | tuple[tuple[int, int], tuple[int, int]]
+
+
+@dataclass(frozen=True)
+class Param:
+    """A trained float32 array; read it as `jnp.asarray(self.kernel, dtype)`."""
+
+    shape: tuple[int, ...]
+    init: Callable
+
+
+@dataclass(frozen=True)
+class State(Param):
+    """A float32 running statistic; read and assign its `.value`."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """A stream of random keys; `self.keys()` gives the next one."""
+
+
+def unchanged(block: 'Block') -> 'Block':
+    """The default `Policy.rewrite`: every sub-block stays as it is."""
+    return block
+
+
+@dataclass(frozen=True)
+class Policy:
+    """What an architecture leaves open; every sub-block sees the same one as `self.policy`.
+
+    Parameters, statistics and logits stay float32 under any `dtype` of 32 bits or fewer.
+    """
+
+    dtype: Any = jnp.float32  # of the computation
+    padding: str = 'LIKE'  # 'LIKE': symmetric, as in PyTorch; 'SAME': as in TensorFlow
+    bn_momentum: float = 0.9  # share of the old statistic that is kept (PyTorch counts the other share)
+    bn_eps: float = 1e-5
+    bn_unbiased: bool = True  # whether the running variance has the n / (n - 1) factor
+    rewrite: Callable[['Block'], 'Block'] = unchanged  # replaces any sub-block, e.g. BatchNorm by GroupNorm
+
+
+# torch.nn.BatchNorm2d: momentum 0.1 of the new value, unbiased running variance, biased variance in the batch itself.
+PYTORCH = Policy()
+# The TensorFlow TPU reference code: its own, unfused batch norm keeps the biased variance.
+TENSORFLOW = Policy(padding='SAME', bn_momentum=0.99, bn_eps=1e-3, bn_unbiased=False)
+
+
+@dataclass_transform()
+class Block:
+    """Base class of all layers, blocks and models; subclasses become dataclasses by themselves."""
+
+    native = False  # True in the classes that a back end derives
+    policy: Policy  # set by the back end, not a field
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if not cls.native:
+            # `policy` is annotated for readers and type checkers; the back ends set it, so it is no field.
+            dataclass(unsafe_hash=True)(cls)
+
+    def setup(self):
+        """Assigns sub-blocks, complete lists of them, and declarations to attributes."""
+
+    def tap(self, name: str, x):
+        """Returns `x`, and offers it as the intermediate value `name` to whoever records."""
+        recorded = _recorded.get()
+        if recorded is not None:
+            recorded[name] = x
+        return x
+
+
+_recorded: ContextVar[dict | None] = ContextVar('recorded intermediates', default=None)
+
+
+@contextlib.contextmanager
+def recording() -> Iterator[dict]:
+    """Collects what `Block.tap` is offered while the context is open."""
+    token = _recorded.set({})
+    try:
+        yield _recorded.get()
+    finally:
+        _recorded.reset(token)
+
+
+def declarations(block: Block, policy: Policy = PYTORCH) -> dict[str, Param]:
+    """The `Param` and `State` declarations of a block by flat name, in order, found without a framework."""
+    block = copy.copy(block)
+    block.policy = policy
+    block.setup()
+    found = {}
+
+    def walk(name, value):
+        if isinstance(value, Param):
+            found[name] = value
+        elif isinstance(value, list):
+            for i, element in enumerate(value):
+                walk(f'{name}_{i}', element)
+        elif isinstance(value, Block):
+            for inner, declared in declarations(policy.rewrite(value), policy).items():
+                found[f'{name}.{inner}'] = declared
+
+    for name, value in vars(block).items():
+        walk(name, value)
+    return found

@@ -1,0 +1,212 @@
+"""The layers every family is made of, each a `Block`; images are `[N, H, W, C]`, kernels HWIO."""
+
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from jeffnet.core import initial
+from jeffnet.core.activations import relu, sigmoid
+from jeffnet.core.block import Block, Keys, Padding, Param, State
+from jeffnet.core.convolution import convolve
+from jeffnet.core.padding import pair, resolve
+from jeffnet.core.pooling import global_avg_pool
+
+
+def at_least_float32(dtype):
+    """The type that statistics and logits are computed in: float32, or float64 under a float64 policy."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+class Conv(Block):
+    """Two-dimensional convolution: dense, grouped, depthwise (`groups == in_features`), strided, dilated."""
+
+    in_features: int
+    out_features: int
+    kernel_size: int | tuple[int, int] = 1
+    stride: int | tuple[int, int] = 1
+    dilation: int | tuple[int, int] = 1
+    groups: int = 1
+    padding: Padding | None = None  # None: the policy's
+    use_bias: bool = False
+    kernel_init: Callable | None = None  # None: fan-out, as TensorFlow's EfficientNet
+
+    def setup(self):
+        if self.in_features % self.groups or self.out_features % self.groups:
+            raise ValueError(f'groups={self.groups} does not divide {self.in_features} -> {self.out_features} channels')
+        size = pair(self.kernel_size)
+        init = self.kernel_init or initial.fan_out(size, self.out_features, self.groups)
+        self.kernel = Param((*size, self.in_features // self.groups, self.out_features), init)
+        self.bias = Param((self.out_features,), initial.zeros) if self.use_bias else None
+
+    def __call__(self, x):  # [N, H, W, in]
+        dtype = self.policy.dtype
+        padding = self.policy.padding if self.padding is None else self.padding
+        stride, dilation = pair(self.stride), pair(self.dilation)
+        pairs = resolve(padding, x.shape[1:3], pair(self.kernel_size), stride, dilation)
+        kernel = jnp.asarray(self.kernel, dtype)
+        x = convolve(jnp.asarray(x, dtype), kernel, stride, pairs, dilation, self.groups)  # [N, H', W', out]
+        return x if self.bias is None else x + jnp.asarray(self.bias, dtype)
+
+
+class MixedConv(Block):
+    """Convolutions of several kernel sizes on slices of the channels, MixConv (Tan & Le, 2019)."""
+
+    in_features: int
+    out_features: int
+    kernel_size: tuple[int, ...] = (3, 5)
+    stride: int = 1
+    dilation: int = 1
+    depthwise: bool = False
+
+    def setup(self):
+        slices = zip(self.split(self.in_features), self.split(self.out_features), self.kernel_size, strict=True)
+        self.convs = [
+            Conv(i, o, size, self.stride, self.dilation, groups=i if self.depthwise else 1) for i, o, size in slices
+        ]
+
+    def split(self, features: int) -> list[int]:
+        """Widths of the slices: equal, what is left over goes to the first."""
+        n = len(self.kernel_size)
+        return [features // n + features % n] + [features // n] * (n - 1)
+
+    def __call__(self, x):  # [N, H, W, in]
+        points = np.cumsum(self.split(self.in_features))[:-1]  # numpy, since they must stay static under jit
+        slices = jnp.split(x, points, axis=-1)
+        return jnp.concatenate([conv(s) for conv, s in zip(self.convs, slices, strict=True)], axis=-1)
+
+
+class Linear(Block):
+    """Affine map of the last axis."""
+
+    in_features: int
+    out_features: int
+    use_bias: bool = True
+    kernel_init: Callable | None = None  # None: N(0, 1 / sqrt(in))
+
+    def setup(self):
+        init = self.kernel_init or initial.Normal(1 / math.sqrt(self.in_features))
+        self.kernel = Param((self.in_features, self.out_features), init)
+        self.bias = Param((self.out_features,), initial.zeros) if self.use_bias else None
+
+    def __call__(self, x):  # [..., in]
+        dtype = self.policy.dtype
+        x = jnp.asarray(x, dtype) @ jnp.asarray(self.kernel, dtype)  # [..., out]
+        return x if self.bias is None else x + jnp.asarray(self.bias, dtype)
+
+
+class BatchNorm(Block):
+    """Batch normalisation of the last axis (Ioffe & Szegedy, 2015), with the conventions of the policy."""
+
+    features: int
+    momentum: float | None = None  # share of the old statistic that is kept; None: the policy's
+    eps: float | None = None  # None: the policy's
+
+    def setup(self):
+        shape = (self.features,)
+        self.scale, self.bias = Param(shape, initial.ones), Param(shape, initial.zeros)
+        self.mean, self.var = State(shape, initial.zeros), State(shape, initial.ones)
+
+    def __call__(self, x, training=False):  # [..., features]
+        wide = x.astype(at_least_float32(x.dtype))
+        if training:
+            mean, var = self.batch_statistics(wide)
+        else:
+            mean, var = jnp.asarray(self.mean.value, wide.dtype), jnp.asarray(self.var.value, wide.dtype)
+        eps = self.policy.bn_eps if self.eps is None else self.eps
+        gain = jnp.asarray(self.scale, wide.dtype) * lax.rsqrt(var + eps)
+        return ((wide - mean) * gain + jnp.asarray(self.bias, wide.dtype)).astype(x.dtype)
+
+    def batch_statistics(self, x):
+        """Mean and biased variance of the batch (two passes, for precision); the running ones take their share."""
+        axes = tuple(range(x.ndim - 1))
+        mean = x.mean(axes)
+        var = jnp.square(x - mean).mean(axes)
+        n = x.size // self.features
+        running_var = var * (n / max(n - 1, 1)) if self.policy.bn_unbiased else var
+        keep = self.policy.bn_momentum if self.momentum is None else self.momentum
+        self.mean.value = keep * self.mean.value + (1 - keep) * lax.stop_gradient(mean).astype(jnp.float32)
+        self.var.value = keep * self.var.value + (1 - keep) * lax.stop_gradient(running_var).astype(jnp.float32)
+        return mean, var
+
+
+class LayerNorm(Block):
+    """Layer normalisation of the last axis (Ba et al., 2016)."""
+
+    features: int
+    eps: float = 1e-6
+    use_bias: bool = True
+
+    def setup(self):
+        self.scale = Param((self.features,), initial.ones)
+        self.bias = Param((self.features,), initial.zeros) if self.use_bias else None
+
+    def __call__(self, x):  # [..., features]
+        wide = x.astype(at_least_float32(x.dtype))
+        centred = wide - wide.mean(-1, keepdims=True)
+        wide = centred * lax.rsqrt(jnp.square(centred).mean(-1, keepdims=True) + self.eps)
+        wide = wide * jnp.asarray(self.scale, wide.dtype)
+        return (wide if self.bias is None else wide + jnp.asarray(self.bias, wide.dtype)).astype(x.dtype)
+
+
+class GroupNorm(Block):
+    """Group normalisation over space and groups of channels (Wu & He, 2018)."""
+
+    features: int
+    groups: int = 32
+    eps: float = 1e-5
+
+    def setup(self):
+        if self.features % self.groups:
+            raise ValueError(f'groups={self.groups} does not divide {self.features} channels')
+        self.scale = Param((self.features,), initial.ones)
+        self.bias = Param((self.features,), initial.zeros)
+
+    def __call__(self, x, training=False):  # [N, ..., features]; `training` so that it can stand in for BatchNorm
+        wide = x.astype(at_least_float32(x.dtype))
+        grouped = wide.reshape(x.shape[0], -1, self.groups, self.features // self.groups)  # [N, L, G, C / G]
+        centred = grouped - grouped.mean((1, 3), keepdims=True)
+        normed = centred * lax.rsqrt(jnp.square(centred).mean((1, 3), keepdims=True) + self.eps)
+        wide = normed.reshape(x.shape) * jnp.asarray(self.scale, wide.dtype) + jnp.asarray(self.bias, wide.dtype)
+        return wide.astype(x.dtype)
+
+
+class Dropout(Block):
+    """Zeroes entries with probability `rate` in training and scales the others by 1 / (1 - rate).
+
+    `per_sample` zeroes whole samples: stochastic depth (Huang et al., 2016).
+    """
+
+    rate: float = 0.0
+    per_sample: bool = False
+
+    def setup(self):
+        self.keys = Keys() if self.rate else None
+
+    def __call__(self, x, training=False):  # [N, ...]
+        if not training or self.keys is None:
+            return x
+        shape = (x.shape[0],) + (1,) * (x.ndim - 1) if self.per_sample else x.shape
+        kept = jax.random.bernoulli(self.keys(), 1 - self.rate, shape)
+        return jnp.where(kept, x / (1 - self.rate), 0).astype(x.dtype)
+
+
+class SqueezeExcite(Block):
+    """Channel gates from globally pooled features (Hu et al., 2018)."""
+
+    features: int
+    reduced: int
+    act: Callable = relu
+    gate: Callable = sigmoid
+
+    def setup(self):
+        self.conv_reduce = Conv(self.features, self.reduced, use_bias=True)
+        self.conv_expand = Conv(self.reduced, self.features, use_bias=True)
+
+    def __call__(self, x):  # [N, H, W, features]
+        gates = global_avg_pool(x, keepdims=True).astype(x.dtype)  # [N, 1, 1, features]
+        gates = self.conv_expand(self.act(self.conv_reduce(gates)))
+        return x * self.gate(gates)

@@ -1,0 +1,54 @@
+"""Pooling of NHWC images."""
+
+import jax.numpy as jnp
+from jax import lax
+
+from jeffnet.core.block import Padding
+from jeffnet.core.padding import pair, resolve
+
+
+def _windows(x, kernel_size, stride, padding: Padding, ceil_mode: bool):
+    """Window, strides and padding of `lax.reduce_window`."""
+    kernel, strides = pair(kernel_size), pair(stride)
+    pairs = list(resolve(padding, x.shape[1:3], kernel, strides))
+    if ceil_mode:  # room for a last window that begins inside the image or its leading padding, as PyTorch
+        for axis, (low, high) in enumerate(pairs):
+            room = x.shape[1 + axis] + low + high - kernel[axis]
+            extra = -room % strides[axis]
+            begins = room + extra
+            pairs[axis] = (low, high + extra if begins < x.shape[1 + axis] + low else high)
+    return (1, *kernel, 1), (1, *strides, 1), ((0, 0), *pairs, (0, 0))
+
+
+def max_pool(x, kernel_size, stride, padding: Padding = 'VALID', ceil_mode: bool = False):
+    """Maximum over windows of `[N, H, W, C]`; padding never wins."""
+    return lax.reduce_window(x, -jnp.inf, lax.max, *_windows(x, kernel_size, stride, padding, ceil_mode))
+
+
+def avg_pool(x, kernel_size, stride, padding: Padding = 'VALID', ceil_mode: bool = False, count_padding: bool = False):
+    """Mean over windows of `[N, H, W, C]`.
+
+    `count_padding`: whether padded zeros count in the mean, as PyTorch's `count_include_pad`; TensorFlow never counts.
+    The overhang of `ceil_mode` never counts.
+    """
+    sums = lax.reduce_window(x, 0.0, lax.add, *_windows(x, kernel_size, stride, padding, ceil_mode))
+    image = jnp.ones((1, *x.shape[1:3], 1), x.dtype)
+    if count_padding:  # the padding becomes part of the image; only the overhang stays outside
+        pairs = resolve(padding, x.shape[1:3], pair(kernel_size), pair(stride))
+        image, padding = jnp.pad(image, ((0, 0), *pairs, (0, 0)), constant_values=1), 'VALID'
+        shape = sums.shape[1:3]
+        window, strides, over = _windows(image, kernel_size, stride, padding, ceil_mode)
+        counts = lax.reduce_window(image, 0.0, lax.add, window, strides, over)[:, : shape[0], : shape[1]]
+    else:
+        counts = lax.reduce_window(image, 0.0, lax.add, *_windows(image, kernel_size, stride, padding, ceil_mode))
+    return sums / counts
+
+
+def global_avg_pool(x, keepdims: bool = False):
+    """Mean over height and width, at least in float32: `[N, H, W, C]` to `[N, C]` (or `[N, 1, 1, C]`)."""
+    return x.mean((1, 2), dtype=jnp.promote_types(x.dtype, jnp.float32), keepdims=keepdims)
+
+
+def global_max_pool(x, keepdims: bool = False):
+    """Maximum over height and width: `[N, H, W, C]` to `[N, C]` (or `[N, 1, 1, C]`)."""
+    return x.max((1, 2), keepdims=keepdims)

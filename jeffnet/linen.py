@@ -1,0 +1,110 @@
+"""Flax Linen back end: turns any Block into a `flax.linen.Module` with `params` and `batch_stats`."""
+
+import dataclasses
+import functools
+import types
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from flax.traverse_util import flatten_dict, unflatten_dict
+
+from jeffnet import create
+from jeffnet.core.block import PYTORCH, Block, Keys, Param, Policy, State, declarations
+from jeffnet.core.derive import block_class, fields, methods
+from jeffnet.core.initial import initial_value
+
+
+class LinenBlock(nn.Module):
+    """Base of the derived classes."""
+
+    policy: Policy = dataclasses.field(default=PYTORCH, kw_only=True)
+
+    @nn.nowrap
+    def __setattr__(self, name, value):
+        super().__setattr__(name, _native(self, name, value))
+
+    @nn.nowrap
+    def __reduce__(self):  # a derived class has no importable name, so it is pickled by its Block class
+        cls = block_class(type(self))
+        if type(self) is native(cls):
+            return build, (cls(**fields(self)), self.policy)
+        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name not in ('parent', 'name')}
+        return functools.partial(type(self), **given), ()  # a user's subclass
+
+    @nn.nowrap
+    def tap(self, name, x):
+        """Returns `x` and sows it into `intermediates`."""
+        self.sow('intermediates', name, x)
+        return x
+
+
+def _native(module, name, value):
+    """What assigning `value` to an attribute of a module stores there."""
+    if isinstance(value, list):
+        return [_native(module, f'{name}_{i}', element) for i, element in enumerate(value)]
+    if isinstance(value, State):
+        variable = module.variable('batch_stats', name, value.init, None, value.shape, jnp.float32)
+        # As in flax.linen.BatchNorm, initialisation in training mode leaves the initial statistics alone.
+        return types.SimpleNamespace(value=variable.value) if module.is_initializing() else variable
+    if isinstance(value, Param):
+        return module.param(name, value.init, value.shape, jnp.float32)
+    if isinstance(value, Keys):
+        return functools.partial(module.make_rng, 'dropout')
+    return (
+        build(module.policy.rewrite(value), module.policy) if isinstance(value, Block) and not value.native else value
+    )
+
+
+@functools.cache
+def native(cls: type[Block]) -> type[nn.Module]:
+    """The Linen module class of a Block class."""
+    body = {'native': True, '__annotations__': {}, **methods(cls), 'tap': LinenBlock.tap}
+    body |= {'__doc__': cls.__doc__, '__module__': cls.__module__}
+    for name in body:
+        if name.startswith('setup_'):  # parts of setup, not calls that tables of modules should list
+            body[name] = nn.nowrap(body[name])
+    return type(cls.__name__, (cls, LinenBlock), body)
+
+
+def build(block: Block, policy: Policy = PYTORCH) -> nn.Module:
+    """A Linen module of this block; initialise it with `.init` or `variables_of`."""
+    return native(type(block))(**fields(block), policy=policy)
+
+
+def variables_of(block: Block, policy: Policy = PYTORCH, values: dict | None = None, seed: int = 0) -> dict:
+    """The variables of a block's module, `{'params': ..., 'batch_stats': ...}`: `values` by flat name, else initial."""
+    tree = {'params': {}, 'batch_stats': {}}
+    for name, declared in declarations(block, policy).items():
+        collection = 'batch_stats' if isinstance(declared, State) else 'params'
+        value = (values or {}).get(name)
+        tree[collection][tuple(name.split('.'))] = initial_value(name, declared, seed) if value is None else value
+    return jax.tree.map(jnp.asarray, {k: unflatten_dict(v) for k, v in tree.items() if v})
+
+
+def create_model(name: str, **options) -> tuple[nn.Module, dict]:
+    """The network `name` as a Linen module and its variables; see `jeffnet.create_model` for the options."""
+    plan = create.plan(name, **options)
+    return build(plan.block, plan.policy), variables_of(plan.block, plan.policy, plan.values, plan.seed)
+
+
+def flat_variables(variables: dict) -> dict[str, jax.Array]:
+    """Every parameter and statistic by flat name (`blocks_0_0.conv_dw.kernel`)."""
+    trees = [
+        flatten_dict(variables[collection], sep='.')
+        for collection in ('params', 'batch_stats')
+        if collection in variables
+    ]
+    return {name: array for tree in trees for name, array in tree.items()}
+
+
+def intermediates(module: nn.Module, x, variables: dict) -> dict[str, jax.Array]:
+    """The values that the module taps, by name."""
+    run = jax.jit(lambda variables, x: module.apply(variables, x, mutable=['intermediates'])[1]['intermediates'])
+    return {name: values[0] for name, values in run(variables, x).items()}
+
+
+def predictor(module: nn.Module, variables: dict):
+    """A compiled function from images to the module's output."""
+    run = jax.jit(lambda variables, x: module.apply(variables, x))
+    return functools.partial(run, variables)

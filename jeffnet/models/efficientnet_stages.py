@@ -1,0 +1,167 @@
+"""The stages of EfficientNet and its relatives, before the width and depth multipliers of the variants."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from jeffnet.core.activations import relu, silu
+from jeffnet.core.block import Block
+from jeffnet.models.mobile_blocks import ConvBnAct, DepthwiseSeparable, EdgeResidual, InvertedResidual, Kernel
+
+
+@dataclass(frozen=True)
+class Run:
+    """Some blocks in a row, equal but for the first one's stride, before the width and depth multipliers."""
+
+    block: type[Block]
+    repeats: int
+    kernel_size: Kernel
+    stride: int
+    expand: float  # width of the middle as a multiple of the input
+    features: int
+    se: float = 0.0  # squeeze-excite width as a share of the input (MobileNetV3: of the middle)
+    act: Callable | None = None  # None: the network's
+    skip: bool = True
+    grouped_expand: bool = False  # 1x1 convolutions in two groups of channels, as MixNet
+    grouped_project: bool = False
+    expand_from: int = 0  # expand this width instead of the input's, a quirk of EdgeTPU's first block
+
+
+ds, ir, er, cn = (partial(Run, block) for block in (DepthwiseSeparable, InvertedResidual, EdgeResidual, ConvBnAct))
+Stages = tuple[tuple[Run, ...], ...]
+
+# ds, ir, er, cn: repeats, kernel size, stride, expand, features
+
+
+EFFICIENTNET = (
+    (ds(1, 3, 1, 1, 16, se=0.25),),
+    (ir(2, 3, 2, 6, 24, se=0.25),),
+    (ir(2, 5, 2, 6, 40, se=0.25),),
+    (ir(3, 3, 2, 6, 80, se=0.25),),
+    (ir(3, 5, 1, 6, 112, se=0.25),),
+    (ir(4, 5, 2, 6, 192, se=0.25),),
+    (ir(1, 3, 1, 6, 320, se=0.25),),
+)
+LITE = (
+    (ds(1, 3, 1, 1, 16),),
+    (ir(2, 3, 2, 6, 24),),
+    (ir(2, 5, 2, 6, 40),),
+    (ir(3, 3, 2, 6, 80),),
+    (ir(3, 5, 1, 6, 112),),
+    (ir(4, 5, 2, 6, 192),),
+    (ir(1, 3, 1, 6, 320),),
+)
+EDGE = (
+    (er(1, 3, 1, 4, 24, expand_from=24, skip=False),),
+    (er(2, 3, 2, 8, 32),),
+    (er(4, 3, 2, 8, 48),),
+    (ir(5, 5, 2, 8, 96),),
+    (ir(4, 5, 1, 8, 144),),
+    (ir(2, 5, 2, 8, 192),),
+)
+MOBILENETV2 = (
+    (ds(1, 3, 1, 1, 16),),
+    (ir(2, 3, 2, 6, 24),),
+    (ir(3, 3, 2, 6, 32),),
+    (ir(4, 3, 2, 6, 64),),
+    (ir(3, 3, 1, 6, 96),),
+    (ir(3, 3, 2, 6, 160),),
+    (ir(1, 3, 1, 6, 320),),
+)
+MNASNET_B1 = (
+    (ds(1, 3, 1, 1, 16, skip=False),),
+    (ir(3, 3, 2, 3, 24),),
+    (ir(3, 5, 2, 3, 40),),
+    (ir(3, 5, 2, 6, 80),),
+    (ir(2, 3, 1, 6, 96),),
+    (ir(4, 5, 2, 6, 192),),
+    (ir(1, 3, 1, 6, 320, skip=False),),
+)
+MNASNET_A1 = (
+    (ds(1, 3, 1, 1, 16, skip=False),),
+    (ir(2, 3, 2, 6, 24),),
+    (ir(3, 5, 2, 3, 40, se=0.25),),
+    (ir(4, 3, 2, 6, 80),),
+    (ir(2, 3, 1, 6, 112, se=0.25),),
+    (ir(3, 5, 2, 6, 160, se=0.25),),
+    (ir(1, 3, 1, 6, 320),),
+)
+MNASNET_SMALL = (
+    (ds(1, 3, 1, 1, 8),),
+    (ir(1, 3, 2, 3, 16),),
+    (ir(2, 3, 2, 6, 16),),
+    (ir(4, 5, 2, 6, 32, se=0.25),),
+    (ir(3, 3, 1, 6, 32, se=0.25),),
+    (ir(3, 5, 2, 6, 88, se=0.25),),
+    (ir(1, 3, 1, 6, 144),),
+)
+FBNETC = (
+    (ir(1, 3, 1, 1, 16),),
+    (ir(1, 3, 2, 6, 24), ir(2, 3, 1, 1, 24)),
+    (ir(1, 5, 2, 6, 32), ir(1, 5, 1, 3, 32), ir(1, 5, 1, 6, 32), ir(1, 3, 1, 6, 32)),
+    (ir(1, 5, 2, 6, 64), ir(1, 5, 1, 3, 64), ir(2, 5, 1, 6, 64)),
+    (ir(3, 5, 1, 6, 112), ir(1, 5, 1, 3, 112)),
+    (ir(4, 5, 2, 6, 184),),
+    (ir(1, 3, 1, 6, 352),),
+)
+SPNASNET = (
+    (ds(1, 3, 1, 1, 16, skip=False),),
+    (ir(3, 3, 2, 3, 24),),
+    (ir(1, 5, 2, 6, 40), ir(3, 3, 1, 3, 40)),
+    (ir(1, 5, 2, 6, 80), ir(3, 3, 1, 3, 80)),
+    (ir(1, 5, 1, 6, 96), ir(3, 5, 1, 3, 96)),
+    (ir(4, 5, 2, 6, 192),),
+    (ir(1, 3, 1, 6, 320, skip=False),),
+)
+# MixNet's blocks with squeeze-excite use silu; `both` groups the two 1x1 convolutions.
+both, project = {'grouped_expand': True, 'grouped_project': True}, {'grouped_project': True}
+MIXNET_S = (
+    (ds(1, 3, 1, 1, 16),),
+    (ir(1, 3, 2, 6, 24, **both), ir(1, 3, 1, 3, 24, **both)),
+    (ir(1, (3, 5, 7), 2, 6, 40, 0.5, silu), ir(3, (3, 5), 1, 6, 40, 0.5, silu, **both)),
+    (ir(1, (3, 5, 7), 2, 6, 80, 0.25, silu, **project), ir(2, (3, 5), 1, 6, 80, 0.25, silu, **project)),
+    (ir(1, (3, 5, 7), 1, 6, 120, 0.5, silu, **both), ir(2, (3, 5, 7, 9), 1, 3, 120, 0.5, silu, **both)),
+    (ir(1, (3, 5, 7, 9, 11), 2, 6, 200, 0.5, silu), ir(2, (3, 5, 7, 9), 1, 6, 200, 0.5, silu, **project)),
+)
+MIXNET_M = (
+    (ds(1, 3, 1, 1, 24),),
+    (ir(1, (3, 5, 7), 2, 6, 32, **both), ir(1, 3, 1, 3, 32, **both)),
+    (ir(1, (3, 5, 7, 9), 2, 6, 40, 0.5, silu), ir(3, (3, 5), 1, 6, 40, 0.5, silu, **both)),
+    (ir(1, (3, 5, 7), 2, 6, 80, 0.25, silu), ir(3, (3, 5, 7, 9), 1, 6, 80, 0.25, silu, **both)),
+    (ir(1, 3, 1, 6, 120, 0.5, silu), ir(3, (3, 5, 7, 9), 1, 3, 120, 0.5, silu, **both)),
+    (ir(1, (3, 5, 7, 9), 2, 6, 200, 0.5, silu), ir(3, (3, 5, 7, 9), 1, 6, 200, 0.5, silu, **project)),
+)
+MOBILENETV3_LARGE = (
+    (ds(1, 3, 1, 1, 16, act=relu),),
+    (ir(1, 3, 2, 4, 24, act=relu), ir(1, 3, 1, 3, 24, act=relu)),
+    (ir(3, 5, 2, 3, 40, 0.25, relu),),
+    (ir(1, 3, 2, 6, 80), ir(1, 3, 1, 2.5, 80), ir(2, 3, 1, 2.3, 80)),
+    (ir(2, 3, 1, 6, 112, 0.25),),
+    (ir(3, 5, 2, 6, 160, 0.25),),
+    (cn(1, 1, 1, 1, 960),),
+)
+MOBILENETV3_LARGE_MINIMAL = (
+    (ds(1, 3, 1, 1, 16),),
+    (ir(1, 3, 2, 4, 24), ir(1, 3, 1, 3, 24)),
+    (ir(3, 3, 2, 3, 40),),
+    (ir(1, 3, 2, 6, 80), ir(1, 3, 1, 2.5, 80), ir(2, 3, 1, 2.3, 80)),
+    (ir(2, 3, 1, 6, 112),),
+    (ir(3, 3, 2, 6, 160),),
+    (cn(1, 1, 1, 1, 960),),
+)
+MOBILENETV3_SMALL = (
+    (ds(1, 3, 2, 1, 16, 0.25, relu),),
+    (ir(1, 3, 2, 4.5, 24, act=relu), ir(1, 3, 1, 3.67, 24, act=relu)),
+    (ir(1, 5, 2, 4, 40, 0.25), ir(2, 5, 1, 6, 40, 0.25)),
+    (ir(2, 5, 1, 3, 48, 0.25),),
+    (ir(3, 5, 2, 6, 96, 0.25),),
+    (cn(1, 1, 1, 1, 576),),
+)
+MOBILENETV3_SMALL_MINIMAL = (
+    (ds(1, 3, 2, 1, 16),),
+    (ir(1, 3, 2, 4.5, 24), ir(1, 3, 1, 3.67, 24)),
+    (ir(1, 3, 2, 4, 40), ir(2, 3, 1, 6, 40)),
+    (ir(2, 3, 1, 3, 48),),
+    (ir(3, 3, 2, 6, 96),),
+    (cn(1, 1, 1, 1, 576),),
+)

@@ -1,0 +1,109 @@
+"""Flax NNX back end: turns any Block into a `flax.nnx.Module` with `nnx.Param` and `nnx.BatchStat` variables."""
+
+import functools
+import types
+
+import jax
+from flax import nnx
+
+from jeffnet import create
+from jeffnet.core.block import PYTORCH, Block, Keys, Param, Policy, State, recording
+from jeffnet.core.derive import block_class, fields, methods
+from jeffnet.core.initial import FRESH, Source
+
+
+class Statistic(nnx.BatchStat):
+    """A running statistic; the core reads and assigns `value`, a name that flax deprecates for its own variables."""
+
+    value = property(lambda self: self.get_value(), lambda self, array: self.set_value(array))
+
+
+class NNXBlock(nnx.Module):
+    """Base of the derived classes."""
+
+    def __init__(self, *args, policy: Policy = PYTORCH, source: Source = FRESH, rngs=None, **kwargs):
+        self.policy = policy
+        object.__setattr__(self, '_building', (source, rngs or nnx.Rngs(dropout=source.seed)))
+        block_class(type(self)).__init__(self, *args, **kwargs)
+        self.setup()
+        object.__delattr__(self, '_building')
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, _native(self, name, value))
+
+    def __reduce__(self):  # a derived class has no importable name, so it is pickled by its Block class
+        cls = block_class(type(self))
+        if type(self) is not native(cls):
+            return super().__reduce__()
+        return _restore, (cls(**fields(self)), self.policy, nnx.to_pure_dict(nnx.state(self)))
+
+
+def _restore(block, policy, state):
+    model = build(block, policy)
+    nnx.update(model, state)
+    return model
+
+
+def _native(module, name, value):
+    """What assigning `value` to an attribute of a module stores there."""
+    if isinstance(value, list):
+        return nnx.List([_native(module, f'{name}_{i}', element) for i, element in enumerate(value)])
+    if isinstance(value, State):
+        return Statistic(module._building[0](name, value))
+    if isinstance(value, Param):
+        return nnx.Param(module._building[0](name, value))
+    if isinstance(value, Keys):
+        return module._building[1].dropout.fork()
+    if isinstance(value, Block) and not value.native:
+        source, rngs = module._building
+        return build(module.policy.rewrite(value), module.policy, source.child(name), rngs)
+    return value
+
+
+@functools.cache
+def native(cls: type[Block]) -> type[nnx.Module]:
+    """The NNX module class of a Block class."""
+    body = {'native': True, **methods(cls), '__doc__': cls.__doc__, '__module__': cls.__module__}
+    body |= {k: vars(NNXBlock)[k] for k in ('__init__', '__setattr__', '__reduce__')}
+    body |= {'__repr__': nnx.Module.__repr__, '__eq__': object.__eq__, '__hash__': object.__hash__}
+    return types.new_class(cls.__name__, (cls, NNXBlock), {}, lambda namespace: namespace.update(body))
+
+
+def build(block: Block, policy: Policy = PYTORCH, source: Source = FRESH, rngs: nnx.Rngs | None = None) -> nnx.Module:
+    """An NNX module of this block, with the arrays of `source`; `rngs.dropout` feeds dropout."""
+    return native(type(block))(**fields(block), policy=policy, source=source, rngs=rngs)
+
+
+def create_model(name: str, **options) -> nnx.Module:
+    """The network `name` as an NNX module; see `jeffnet.create_model` for the options."""
+    plan = create.plan(name, **options)
+    return build(plan.block, plan.policy, Source(plan.seed, plan.values))
+
+
+def flat_variables(model: nnx.Module) -> dict[str, jax.Array]:
+    """Every parameter and statistic by flat name (`blocks_0_0.conv_dw.kernel`)."""
+    found = {}
+    for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))):
+        name = ''.join(f'_{part}' if isinstance(part, int) else f'.{part}' for part in path).lstrip('.')
+        found[name] = variable.get_value()
+    return found
+
+
+def intermediates(model: nnx.Module, x, variables=None) -> dict[str, jax.Array]:
+    """The values that the model taps, by name."""
+    graph, state = nnx.split(model)
+
+    @jax.jit
+    def run(state, x):
+        with recording() as recorded:
+            nnx.merge(graph, state)(x)
+        return recorded
+
+    return run(state, x)
+
+
+def predictor(model: nnx.Module, variables=None):
+    """A compiled function from images to the output of the model as it is now."""
+    graph, state = nnx.split(model)
+    run = jax.jit(lambda state, x: nnx.merge(graph, state)(x))
+    return functools.partial(run, state)

@@ -1,0 +1,99 @@
+"""Objax back end: turns any Block into an `objax.Module`; unlike `objax.nn`, images are NHWC and kernels HWIO."""
+
+import functools
+import re
+
+import jax
+
+from jeffnet import create
+from jeffnet.core.block import PYTORCH, Block, Keys, Param, Policy, State, recording
+from jeffnet.core.derive import block_class, fields, methods
+from jeffnet.core.initial import FRESH, Source
+from jeffnet.objax_import import objax
+
+
+class ObjaxBlock(objax.Module):
+    """Base of the derived classes."""
+
+    def __init__(self, *args, policy: Policy = PYTORCH, source: Source = FRESH, **kwargs):
+        self.policy, self._source = policy, source
+        block_class(type(self)).__init__(self, *args, **kwargs)
+        self.setup()
+        del self._source
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, _native(self, name, value))
+
+    def __repr__(self):
+        return f'{type(self).__name__}({", ".join(f"{k}={v!r}" for k, v in fields(self, shown=True).items())})'
+
+
+def _native(module, name, value):
+    """What assigning `value` to an attribute of a module stores there."""
+    if isinstance(value, list):
+        return objax.ModuleList([_native(module, f'{name}_{i}', element) for i, element in enumerate(value)])
+    if isinstance(value, State):
+        return objax.StateVar(module._source(name, value))
+    if isinstance(value, Param):
+        return objax.TrainVar(module._source(name, value))
+    if isinstance(value, Keys):
+        return objax.random.DEFAULT_GENERATOR
+    if isinstance(value, Block) and not value.native:
+        return build(module.policy.rewrite(value), module.policy, module._source.child(name))
+    return value
+
+
+@functools.cache
+def native(cls: type[Block]) -> type[objax.Module]:
+    """The Objax module class of a Block class."""
+    body = {'native': True, **methods(cls), '__doc__': cls.__doc__, '__module__': cls.__module__}
+    body |= {k: vars(ObjaxBlock)[k] for k in ('__init__', '__setattr__', '__repr__')}
+    body |= {'__eq__': object.__eq__, '__hash__': object.__hash__}
+    return type(cls.__name__, (cls, ObjaxBlock), body)
+
+
+def build(block: Block, policy: Policy = PYTORCH, source: Source = FRESH) -> objax.Module:
+    """An Objax module of this block, with the arrays of `source`."""
+    return native(type(block))(**fields(block), policy=policy, source=source)
+
+
+def create_model(name: str, **options) -> objax.Module:
+    """The network `name` as an Objax module; see `jeffnet.create_model` for the options."""
+    plan = create.plan(name, **options)
+    return build(plan.block, plan.policy, Source(plan.seed, plan.values))
+
+
+def flat_variables(model: objax.Module) -> dict[str, jax.Array]:
+    """Every parameter and statistic by flat name (`blocks_0_0.conv_dw.kernel`)."""
+    found = {}
+    for key, variable in model.vars().items():
+        if not isinstance(variable, objax.RandomState):
+            name = re.sub(r'\[(\d+)\]', r'_\1', re.sub(r'\([^)]*\)', '', key)).lstrip('.')
+            found[name] = variable.value
+    return found
+
+
+def intermediates(model: objax.Module, x, variables=None) -> dict[str, jax.Array]:
+    """The values that the model taps, by name."""
+
+    def run(x):
+        with recording() as recorded:
+            model(x)
+        return recorded
+
+    return objax.Jit(run, model.vars())(x)
+
+
+def predictor(model: objax.Module, variables=None):
+    """A compiled function from images to the output of the model as it is now."""
+    kept = model.vars()
+
+    def run(tensors, x):
+        original = kept.tensors()
+        try:
+            kept.assign(tensors)
+            return model(x)
+        finally:
+            kept.assign(original)
+
+    return functools.partial(jax.jit(run), kept.tensors())

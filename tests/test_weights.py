@@ -1,0 +1,122 @@
+"""Weights files in and out: strict about names and shapes, one error for all faults."""
+
+import json
+import logging
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import jeffnet
+from benchmarks import parity
+from jeffnet import weights
+
+NAME = 'pt_mnasnet_small'
+
+
+@pytest.fixture(scope='module')
+def state():
+    return {k: v.numpy() for k, v in parity.reference(NAME).state_dict().items()}
+
+
+def write(state, path):
+    save_file({k: np.ascontiguousarray(v) for k, v in state.items()}, path)
+    return path
+
+
+def test_one_error_lists_every_missing_unexpected_and_misshapen_array(state, tmp_path):
+    bad = {**state, 'extra.weight': np.zeros(3, np.float32), 'bn1.bias': np.zeros(9, np.float32)}
+    del bad['conv_head.weight'], bad['blocks.1.0.bn1.running_var']
+    path = write(bad, tmp_path / 'bad.safetensors')
+    with pytest.raises(ValueError) as caught:
+        jeffnet.create_model(NAME, weights=path)
+    text = str(caught.value)
+    assert str(path) in text and 'strict=False' in text
+    for part in ('2 missing', 'conv_head.kernel', 'blocks_1_0.bn1.var', '1 unexpected', 'extra.scale',
+                 '1 of another shape',
+                 'bn1.bias: (9,) in the file, (8,) in the model'):  # fmt: skip
+        assert part in text
+
+
+@pytest.mark.parametrize('framework', jeffnet.FRAMEWORKS)
+def test_not_strict_loads_what_fits_and_logs_the_rest(framework, state, tmp_path, caplog):
+    bad = dict(state)
+    del bad['conv_head.weight']
+    made = jeffnet.create_model(NAME, framework, weights=write(bad, tmp_path / 'bad.safetensors'), strict=False)
+    flat = jeffnet.flat_variables(made[1] if framework == 'linen' else made)
+    np.testing.assert_array_equal(flat['classifier.bias'], state['classifier.bias'])
+    fresh = jeffnet.flat_variables(jeffnet.create_model(NAME)[1])
+    np.testing.assert_array_equal(flat['conv_head.kernel'], fresh['conv_head.kernel'])
+    assert 'conv_head.kernel' in caplog.text
+
+
+def test_another_number_of_classes_gives_a_fresh_classifier_and_says_so(state, tmp_path, caplog):
+    path = write(state, tmp_path / 'model.safetensors')
+    flat = jeffnet.flat_variables(jeffnet.create_model(NAME, weights=path, num_classes=4)[1])
+    assert flat['classifier.kernel'].shape == (1280, 4)
+    np.testing.assert_array_equal(flat['conv_stem.kernel'], state['conv_stem.weight'].transpose(2, 3, 1, 0))
+    assert 'fresh classifier of 4 classes' in caplog.text and caplog.records[0].levelno == logging.WARNING
+
+
+def test_a_file_of_other_classes_needs_the_number(state, tmp_path):
+    other = {**state, 'classifier.weight': np.zeros((6, 1280), np.float32), 'classifier.bias': np.zeros(6, np.float32)}
+    path = write(other, tmp_path / 'model.safetensors')
+    with pytest.raises(ValueError, match='num_classes='):
+        jeffnet.create_model(NAME, weights=path)
+    flat = jeffnet.flat_variables(jeffnet.create_model(NAME, weights=path, num_classes=6)[1])
+    assert not np.any(flat['classifier.kernel'])
+
+
+@pytest.mark.parametrize('options', [{'num_classes': 0}, {'num_classes': -1}, {'features_only': True}])
+@pytest.mark.parametrize('name', [NAME, 'tf_mobilenetv3_small_minimal_100'])
+def test_the_head_of_a_file_may_stay_unused(name, options, tmp_path):
+    path = parity.save_weights(parity.reference(name), tmp_path / 'model.safetensors')
+    flat = jeffnet.flat_variables(jeffnet.create_model(name, weights=path, **options)[1])
+    assert 'classifier.kernel' not in flat and 'conv_stem.kernel' in flat
+
+
+def test_checkpoint_folder_round_trip(tmp_path):
+    _, variables = jeffnet.create_model(NAME, num_classes=3, in_chans=1, seed=5)
+    folder = tmp_path / 'runs' / 'best'
+    preprocessing = {'kind': 'pil', 'image_size': [32, 32]}
+    for step in (1, 2):  # the second replaces the first
+        weights.save(
+            folder, model=NAME, options={'num_classes': 3, 'in_chans': 1}, variables=jeffnet.flat_variables(variables),
+            preprocessing=preprocessing, classes=['a', 'b', 'c'], metrics={'step': step},
+        )  # fmt: skip
+    config = weights.read_config(folder)
+    assert (config['model'], config['classes'], config['metrics']) == (NAME, ['a', 'b', 'c'], {'step': 2})
+    assert [p.name for p in folder.parent.iterdir()] == ['best']
+    for framework in ('objax', 'nnx'):
+        model = jeffnet.create_model(config['model'], framework, weights=folder, **config['options'])
+        loaded = jeffnet.flat_variables(model)
+        for name, array in jeffnet.flat_variables(variables).items():
+            np.testing.assert_array_equal(loaded[name], array)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    (tmp_path / 'cut.safetensors').write_bytes(b'\x10\x00\x00')
+    with pytest.raises(ValueError, match=r'cut\.safetensors is not a complete safetensors file'):
+        jeffnet.create_model(NAME, weights=tmp_path / 'cut.safetensors')
+    (tmp_path / 'model.onnx').write_bytes(b'')
+    with pytest.raises(ValueError, match=r'cannot read \.onnx files'):
+        jeffnet.create_model(NAME, weights=tmp_path / 'model.onnx')
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(FileNotFoundError, match=r'holds no model\.safetensors'):
+        jeffnet.create_model(NAME, weights=tmp_path / 'empty')
+    with pytest.raises(FileNotFoundError, match=r'holds no config\.json'):
+        weights.read_config(tmp_path / 'empty')
+    (tmp_path / 'empty' / 'config.json').write_text(json.dumps({'architecture': 'x'}))
+    with pytest.raises(ValueError, match='not written by jeffnet'):
+        weights.read_config(tmp_path / 'empty')
+    with pytest.raises(ValueError, match='hf-hub:owner/repo'):
+        jeffnet.create_model(NAME, weights='hf-hub:nonsense')
+
+
+def test_the_hub_offline_is_one_clear_error(monkeypatch, tmp_path):
+    import huggingface_hub.constants
+
+    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
+    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_CACHE', str(tmp_path))
+    with pytest.raises(ConnectionError, match=r'timm/mnasnet_small\.lamb_in1k.*weights=<path>'):
+        jeffnet.create_model(NAME, pretrained=True)
