@@ -46,11 +46,12 @@ def reference(name: str, **options) -> torch.nn.Module:
     return randomise(model)
 
 
-def randomise(model: torch.nn.Module, size: int = 96) -> torch.nn.Module:
+def randomise(model: torch.nn.Module, size: int = 128) -> torch.nn.Module:
     """Draws every array so that no default zero or one hides a mistake, and the output depends on the input.
 
     Fan-in-scaled kernels; random scales and biases; batch-norm statistics measured on random images, layer by layer,
-    each perturbed before the next is measured, and no channel's variance far below the others' (or the net is chaotic).
+    each perturbed before the next is measured. Two things keep deep networks from being chaotic, as training does:
+    the scales at the end of residual branches are small, and no channel's variance is far below the others'.
     """
     hooks = []
     for module in model.modules():
@@ -62,6 +63,10 @@ def randomise(model: torch.nn.Module, size: int = 96) -> torch.nn.Module:
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
             torch.nn.init.normal_(module.bias, 0, 0.3)
             hooks.append(module.register_forward_pre_hook(_calibrate))
+    for block in model.modules():
+        if getattr(block, 'has_skip', False):
+            last = [child for child in block.children() if isinstance(child, torch.nn.BatchNorm2d)][-1]
+            torch.nn.init.uniform_(last.weight, 0.2, 0.6)
     with torch.no_grad():
         model.eval()(torch.randn(8, model.conv_stem.in_channels, size, size))
     for hook in hooks:
@@ -73,7 +78,7 @@ def _calibrate(norm: torch.nn.BatchNorm2d, inputs):
     """Sets the statistics of a batch norm to those of its input, perturbed."""
     var, mean = torch.var_mean(inputs[0], (0, 2, 3))
     norm.running_mean.copy_(mean + 0.2 * var.sqrt() * torch.randn_like(mean))
-    norm.running_var.copy_((var + 0.1 * var.mean()) * torch.exp(0.3 * torch.randn_like(var)))
+    norm.running_var.copy_((var + 0.5 * var.mean()) * torch.exp(0.3 * torch.randn_like(var)))
 
 
 def move_stride_to_projection(model: torch.nn.Module) -> torch.nn.Module:
@@ -176,7 +181,7 @@ def main() -> int:
     arguments = parser.parse_args()
     rows = []
     if arguments.resume and arguments.out.exists():
-        rows = list(csv.DictReader(arguments.out.open()))
+        rows = list(csv.DictReader(arguments.out.read_text().splitlines()))
     done = {row['name'] for row in rows}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     for name in jeffnet.list_models():

@@ -87,7 +87,7 @@ def plan(
 def _check_overrides(info, overrides, fields):
     for key in overrides:
         if key not in fields:
-            known = [*plan.__kwdefaults__, *fields]
+            known = [*(plan.__kwdefaults__ or ()), *fields]
             close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
             hint = f'; did you mean {close[0]}?' if close else f'; known are {", ".join(sorted(known))}'
             raise TypeError(f'{info.name}: unknown keyword {key!r}{hint}')
@@ -129,7 +129,7 @@ def _floating(dtype):
         raise ValueError(f'dtype={dtype!r}: expected a floating-point type such as jnp.bfloat16') from error
     if not jnp.issubdtype(kind, jnp.floating):
         raise ValueError(f'dtype={dtype!r}: expected a floating-point type such as jnp.float32 or jnp.bfloat16')
-    if kind == jnp.float64 and not jax.config.jax_enable_x64:
+    if jax.dtypes.canonicalize_dtype(kind) != kind:
         raise ValueError("dtype=float64 needs jax.config.update('jax_enable_x64', True) first")
     return kind.type
 

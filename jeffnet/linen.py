@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import types
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -88,7 +89,7 @@ def create_model(name: str, **options) -> tuple[nn.Module, dict]:
     return build(plan.block, plan.policy), variables_of(plan.block, plan.policy, plan.values, plan.seed)
 
 
-def flat_variables(variables: dict) -> dict[str, jax.Array]:
+def flat_variables(variables: dict) -> dict[str, Any]:
     """Every parameter and statistic by flat name (`blocks_0_0.conv_dw.kernel`)."""
     trees = [
         flatten_dict(variables[collection], sep='.')

@@ -2,6 +2,13 @@
 
 import json
 import logging
+import os
+import subprocess
+import sys
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -120,3 +127,47 @@ def test_the_hub_offline_is_one_clear_error(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_CACHE', str(tmp_path))
     with pytest.raises(ConnectionError, match=r'timm/mnasnet_small\.lamb_in1k.*weights=<path>'):
         jeffnet.create_model(NAME, pretrained=True)
+
+
+class Hub(BaseHTTPRequestHandler):
+    """The two requests by which the hub library fetches one file."""
+
+    file: Path
+
+    def do_HEAD(self):
+        self.answer(b'')
+
+    def do_GET(self):
+        self.answer(self.file.read_bytes())
+
+    def answer(self, body):
+        known = self.path == '/timm/mnasnet_small.lamb_in1k/resolve/main/model.safetensors'
+        self.send_response(200 if known else 404)
+        if known:
+            self.send_header('ETag', '"0123abcd"')
+            self.send_header('X-Repo-Commit', '1' * 40)
+            self.send_header('Content-Length', str(self.file.stat().st_size))
+        self.end_headers()
+        self.wfile.write(body if known else b'')
+
+    def log_message(self, *args):
+        """Keeps the test's output quiet."""
+
+
+def test_pretrained_downloads_the_pinned_weights_once(state, tmp_path):
+    Hub.file = write(state, tmp_path / 'served.safetensors')
+    server = ThreadingHTTPServer(('127.0.0.1', 0), Hub)
+    Thread(target=server.serve_forever, daemon=True).start()
+    program = (
+        'import jeffnet, numpy as np\n'
+        "model = jeffnet.nnx.create_model('pt_mnasnet_small', pretrained=True)\n"
+        "print(float(np.abs(jeffnet.flat_variables(model)['classifier.bias']).sum()))"
+    )
+    address = f'http://127.0.0.1:{server.server_address[1]}'
+    own = {'HF_ENDPOINT': address, 'HF_HOME': str(tmp_path / 'cache'), 'HF_HUB_DISABLE_PROGRESS_BARS': '1'}
+    run = partial(subprocess.run, [sys.executable, '-c', program], capture_output=True, text=True, check=True)
+    expected = pytest.approx(float(np.abs(state['classifier.bias']).sum()), rel=1e-5)
+    assert float(run(env={**os.environ, **own}).stdout) == expected
+    server.shutdown()
+    server.server_close()
+    assert float(run(env={**os.environ, **own, 'HF_HUB_OFFLINE': '1'}).stdout) == expected  # now from the cache

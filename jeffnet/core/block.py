@@ -66,12 +66,11 @@ class Block:
     """Base class of all layers, blocks and models; subclasses become dataclasses by themselves."""
 
     native = False  # True in the classes that a back end derives
-    policy: Policy  # set by the back end, not a field
+    policy: Policy  # set by the back end; no field, since this class itself is no dataclass
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)
         if not cls.native:
-            # `policy` is annotated for readers and type checkers; the back ends set it, so it is no field.
             dataclass(unsafe_hash=True)(cls)
 
     def setup(self):

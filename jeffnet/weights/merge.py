@@ -3,10 +3,11 @@
 import dataclasses
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from jeffnet.core.block import Block, Policy, declarations
+from jeffnet.core.block import Policy, declarations
 from jeffnet.models.table import ModelInfo, definition
 from jeffnet.weights.files import read
 from jeffnet.weights.names import from_timm
@@ -17,7 +18,7 @@ log = logging.getLogger('jeffnet')
 
 def load(
     info: ModelInfo,
-    block: Block,
+    block: Any,
     policy: Policy,
     *,
     pretrained: bool = False,
@@ -49,8 +50,8 @@ def _adapt(info, family, flat, wanted, block, new_classifier):
     """Fits the classifier and the first convolution of a file to the number of classes and channels asked for."""
     flat = dict(flat)
     kernel = f'{family.CLASSIFIER}.kernel'
-    if new_classifier and kernel in flat and kernel in wanted and flat[kernel].shape != wanted[kernel].shape:
-        classes = flat[kernel].shape[-1]
+    classes = flat[kernel].shape[-1] if kernel in flat else None
+    if new_classifier and classes and kernel in wanted and classes != block.num_classes:
         message = '%s: a fresh classifier of %d classes replaces that of the weights (%d classes)'
         log.warning(message, info.name, block.num_classes, classes)
         flat |= {name: None for name in flat if name.startswith(f'{family.CLASSIFIER}.')}

@@ -1,0 +1,80 @@
+"""A folder of class folders: one sub-folder for each class, its images anywhere below it."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp')
+SYNONYMS = {'validation': ('validation', 'val'), 'val': ('val', 'validation')}
+
+
+class DataError(ValueError):
+    """The data set is at fault, not the program: the message names the path, the cause and what to do."""
+
+
+@dataclass(frozen=True)
+class ClassFolder:
+    """The index of a set of images: paths in a fixed order, their labels int32 [N], and the class names by label."""
+
+    root: Path
+    paths: list[str]
+    labels: np.ndarray
+    classes: list[str]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @classmethod
+    def open(
+        cls, data: str | os.PathLike, split: str | None = None, classes: Sequence[str] | None = None
+    ) -> 'ClassFolder':
+        """Indexes DATA, which holds class folders, or splits (train, validation or val) that do.
+
+        Without a split, validation is taken where DATA has one. Labels follow the sorted folder names, or `classes`,
+        of which some may be absent. Raises FileNotFoundError for a missing folder, DataError for an unusable one.
+        """
+        root = split_folder(Path(data), split)
+        found = sorted(e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith('.'))
+        if not found:
+            raise DataError(f'{root}: holds no class folders; expected one sub-folder of images for each class')
+        unknown = [name for name in found if classes is not None and name not in classes]
+        if unknown:
+            count = f'{len(unknown)} of {len(found)} class folders'
+            raise DataError(f'{root}: the model does not know {count}, such as {unknown[0]!r}; remove or rename them')
+        names = list(classes) if classes is not None else found
+        images = {name: image_paths(root / name) for name in found}
+        empty = [name for name in found if not images[name]]
+        if empty:
+            kinds = ', '.join(EXTENSIONS)
+            raise DataError(f'{root / empty[0]}: holds no image ({kinds}); add images or remove this class folder')
+        paths = [path for name in names for path in images.get(name, [])]
+        labels = np.repeat(np.arange(len(names), dtype=np.int32), [len(images.get(name, [])) for name in names])
+        return cls(root, paths, labels, names)
+
+
+def split_folder(data: Path, split: str | None) -> Path:
+    """The folder of a split: DATA/split, or DATA itself when no split is asked for and it has no validation folder."""
+    if not data.exists():
+        raise FileNotFoundError(f'{data}: no such folder; give a folder of class folders, or the parent of validation/')
+    if not data.is_dir():
+        raise DataError(f'{data}: is a file; give a folder of class folders')
+    names = SYNONYMS.get(split or 'validation', (split or 'validation',))
+    for name in names:
+        if (data / name).is_dir():
+            return data / name
+    if split is None or data.name in names:  # DATA is the split's own folder already
+        return data
+    raise FileNotFoundError(f'{data}: has no folder {split!r}; give the parent of that folder, or leave the split out')
+
+
+def image_paths(folder: Path) -> list[str]:
+    """The sorted paths of all images below a folder."""
+    return sorted(
+        os.path.join(parent, name)
+        for parent, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if name.lower().endswith(EXTENSIONS)
+    )

@@ -1,0 +1,199 @@
+"""Preprocessing as data, and the sizes and offsets that both readers compute from it.
+
+Two transforms exist, because published numbers were measured with either:
+
+- `pil`, as timm: accurate JPEG decoding, resize the short side (antialiased, 8 bit), then crop the centre;
+- `tf`, as the TensorFlow releases: crop the centre, then resize without antialiasing, in float.
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+KINDS = ('pil', 'tf')
+INTERPOLATIONS = ('bicubic', 'bilinear')
+CROP_ATTEMPTS = 10  # random crops drawn for one example; the first that fits into the image is taken
+
+Size = tuple[int, int]  # (height, width)
+Box = tuple[int, int, int, int]  # (top, left, height, width)
+
+
+def check(name: str, value: Any, passes: bool, allowed: str) -> None:
+    """Raises the one ValueError of a bad setting: its name, its value and what is allowed."""
+    if not passes:
+        raise ValueError(f'{name} is {value!r}; allowed: {allowed}')
+
+
+def is_number(value: Any) -> bool:
+    """Whether value is a finite real number; JSON gives ints for floats, and True is not a number here."""
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def numbers(value: Any, count: int) -> tuple[float, ...] | None:
+    """The numbers of all channels, or None if the value is neither one number nor three; grey averages three."""
+    values = tuple(value) if isinstance(value, (tuple, list, np.ndarray)) else (value,)
+    if not all(is_number(v) for v in values) or len(values) not in (1, 3):
+        return None
+    if count == 1:
+        return (float(sum(values)) / len(values),)
+    return tuple(float(v) for v in values) * (count // len(values))
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image file becomes the float32 [H, W, C] a model was trained for; bad values raise ValueError."""
+
+    kind: str = 'pil'
+    image_size: Size = (224, 224)  # (height, width); an int is taken for both
+    crop_pct: float = 0.875  # share of the short side that the centre crop keeps
+    interpolation: str = 'bicubic'
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of values in 0..1
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+    in_chans: int = 3  # 3: decoded to RGB, 1: decoded to grey
+
+    def __post_init__(self) -> None:
+        size = self.image_size
+        size = tuple(size) if isinstance(size, (tuple, list)) else (size, size)
+        whole = len(size) == 2 and all(isinstance(s, (int, np.integer)) and not isinstance(s, bool) for s in size)
+        check('image_size', self.image_size, whole and min(size) > 0, 'a whole number above 0, or (height, width)')
+        check('preprocessing', self.kind, self.kind in KINDS, ', '.join(KINDS))
+        check('crop_pct', self.crop_pct, is_number(self.crop_pct) and 0 < self.crop_pct <= 1, 'above 0, at most 1')
+        check('interpolation', self.interpolation, self.interpolation in INTERPOLATIONS, ', '.join(INTERPOLATIONS))
+        check('in_chans', self.in_chans, self.in_chans in (1, 3), '1 (grey) or 3 (RGB)')
+        mean, std = numbers(self.mean, self.in_chans), numbers(self.std, self.in_chans)
+        check('mean', self.mean, mean is not None, 'one number, or one for each of the colours')
+        check('std', self.std, std is not None and min(std) > 0, 'above 0; one number, or one for each of the colours')
+        for name, value in (('image_size', tuple(int(s) for s in size)), ('mean', mean), ('std', std)):
+            object.__setattr__(self, name, value)  # frozen: the settings are brought into one form only here
+
+    @classmethod
+    def of(cls, source: Any, **overrides: Any) -> 'Preprocessing':
+        """That of a model (its ModelInfo, or the dict that `to_dict` wrote), with overrides; None overrides nothing."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        if isinstance(source, cls):
+            settings = source.to_dict()
+        elif isinstance(source, Mapping):
+            settings = dict(source)
+        else:
+            settings = {name: getattr(source, name) for name in ('crop_pct', 'interpolation', 'mean', 'std')}
+            settings |= {'kind': source.preprocessing, 'image_size': tuple(source.input_size[:2])}
+        settings |= {name: value for name, value in overrides.items() if value is not None}
+        unknown = sorted(settings.keys() - names)
+        check('preprocessing field', unknown, not unknown, ', '.join(sorted(names)))
+        return cls(**settings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings as a dict that JSON can hold, for the config of a checkpoint."""
+        return dataclasses.asdict(self)
+
+    def describe(self) -> str:
+        """One line for people: the steps in their order."""
+        height, width = self.image_size
+        colour = 'RGB' if self.in_chans == 3 else 'grey'
+        if self.kind == 'pil':
+            least = least_size(self)
+            short = f'short side to {least[0]}' if height == width else f'to cover {least[0]}x{least[1]}'
+            steps = f'resize {short} ({self.interpolation}, antialiased), crop centre {height}x{width}'
+        else:
+            steps = f'crop centre {self.crop_pct:g}, resize to {height}x{width} ({self.interpolation}, not antialiased)'
+        mean, std = (', '.join(f'{v:g}' for v in values) for values in (self.mean, self.std))
+        return f'{self.kind}: {colour}, {steps}, mean ({mean}), std ({std})'
+
+
+def least_size(preprocessing: Preprocessing) -> Size:
+    """The size that an image of `pil` covers after its resize, so that the crop keeps crop_pct of it."""
+    height, width = preprocessing.image_size
+    return math.floor(height / preprocessing.crop_pct), math.floor(width / preprocessing.crop_pct)
+
+
+def resized_size(height: int, width: int, preprocessing: Preprocessing) -> Size:
+    """Size after the resize of `pil`: as small as covers `least_size`, in timm's rounding."""
+    target = least_size(preprocessing)
+    if target[0] == target[1]:  # the short side becomes the target, the long side is rounded down
+        short = min(height, width)
+        return target[0] * height // short, target[0] * width // short
+    factor = min(height / target[0], width / target[1])
+    return round(height / factor), round(width / factor)
+
+
+def crop_offset(size: int, crop: int) -> int:
+    """First row or column of the centre crop of `pil`, half-way cases to the even one.
+
+    No padding is needed: with crop_pct <= 1 a resized image is never smaller than the crop.
+    """
+    return round((size - crop) / 2)
+
+
+def covered_share(preprocessing: Preprocessing) -> float:
+    """The share of the short side that `tf` crops.
+
+    Published crop_pct values are S / (S + 32) rounded to three places; the TensorFlow releases crop by the exact ratio.
+    """
+    height, width = preprocessing.image_size
+    exact = height / (height + 32)
+    rounded = height == width and round(preprocessing.crop_pct, 3) == round(exact, 3)
+    return exact if rounded else preprocessing.crop_pct
+
+
+def tf_crop(height: int, width: int, preprocessing: Preprocessing) -> Box:
+    """The centre crop of `tf`: the largest box of the target's shape, times the covered share."""
+    share, (target_height, target_width) = covered_share(preprocessing), preprocessing.image_size
+    crop_height = max(1, int(share * min(height, width * (target_height / target_width))))
+    crop_width = max(1, int(share * min(width, height * (target_width / target_height))))
+    return (height - crop_height + 1) // 2, (width - crop_width + 1) // 2, crop_height, crop_width
+
+
+def normalise(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
+    """(image / 255 - mean) / std in float32, the order of torchvision, [..., C] of 0..255 -> [..., C]."""
+    mean, std = np.array(preprocessing.mean, np.float32), np.array(preprocessing.std, np.float32)
+    return (image.astype(np.float32) / np.float32(255) - mean) / std
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Random resized crop and horizontal flip of a training image, Szegedy et al. 2014 (arXiv:1409.4842)."""
+
+    scale: tuple[float, float] = (0.08, 1.0)  # share of the image's area
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)  # width / height of the crop
+    hflip: float = 0.5  # probability of mirroring
+    interpolation: str | None = None  # None: that of the preprocessing
+
+    def __post_init__(self) -> None:
+        for name, most in (('scale', 1.0), ('ratio', math.inf)):
+            value = getattr(self, name)
+            pair = isinstance(value, (tuple, list)) and len(value) == 2 and all(is_number(v) for v in value)
+            fits = pair and 0 < value[0] <= value[1] <= most
+            check(name, value, fits, '(low, high) with 0 < low <= high' + (' <= 1' if most == 1 else ''))
+            object.__setattr__(self, name, tuple(float(v) for v in value))
+        check('hflip', self.hflip, is_number(self.hflip) and 0 <= self.hflip <= 1, 'a probability, 0 to 1')
+        choices = (None, *INTERPOLATIONS)
+        check('interpolation', self.interpolation, self.interpolation in choices, ', '.join(map(str, choices)))
+
+    def draw(self, seed: int, position: int) -> tuple[np.ndarray, bool]:
+        """The random numbers of one example: crops [10, 4] of (area share, ratio, top share, left share), and the flip.
+
+        They depend on (seed, position in the data order) alone: not on the worker, the batch size or the reader.
+        """
+        philox = np.random.Philox(key=[seed, position], counter=[0, 0, 0, 1])  # counter 0 belongs to the data order
+        uniform = np.random.Generator(philox).random(4 * CROP_ATTEMPTS + 1)
+        crops = uniform[:-1].reshape(CROP_ATTEMPTS, 4)
+        crops[:, 0] = self.scale[0] + crops[:, 0] * (self.scale[1] - self.scale[0])
+        low, high = np.log(self.ratio)
+        crops[:, 1] = np.exp(low + crops[:, 1] * (high - low))  # uniform in the logarithm: 3:4 is as likely as 4:3
+        return crops, bool(uniform[-1] < self.hflip)
+
+
+def random_crop(height: int, width: int, crops: np.ndarray, ratio: tuple[float, float]) -> Box:
+    """The first crop that fits into the image, else the largest centred one with a ratio inside the limits."""
+    for share, aspect, y, x in crops:
+        area = height * width * share
+        crop_height, crop_width = round(math.sqrt(area / aspect)), round(math.sqrt(area * aspect))
+        if 0 < crop_height <= height and 0 < crop_width <= width:
+            return int(y * (height - crop_height + 1)), int(x * (width - crop_width + 1)), crop_height, crop_width
+    aspect = min(max(width / height, ratio[0]), ratio[1])
+    crop_height, crop_width = max(1, min(height, round(width / aspect))), max(1, min(width, round(height * aspect)))
+    return (height - crop_height) // 2, (width - crop_width) // 2, crop_height, crop_width

@@ -1,0 +1,223 @@
+"""The `pil` transform is timm's bit for bit, in both readers, and does not depend on the Pillow version."""
+
+# timm brings torchvision, which must come before TensorFlow: in the other order their two copies of LLVM abort the
+# process.
+import timm.data  # isort: skip
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jeffnet.data import Augmentation, ClassFolder, DataError, Preprocessing, images, pt, tf
+from jeffnet.data.preprocessing import least_size, resized_size
+
+SHAPES = [(50, 300), (333, 61), (97, 97), (180, 241), (301, 148), (64, 40), (41, 29), (260, 200)]  # (height, width)
+SETTINGS = [
+    Preprocessing('pil', 224, 0.875, 'bicubic'),
+    Preprocessing('pil', 97, 0.9, 'bilinear'),
+    Preprocessing('pil', (64, 112), 0.95, 'bicubic'),
+    Preprocessing('pil', 32, 1.0, 'bicubic', mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)),
+]
+SETTING_NAMES = ['224', '97-bilinear', '64x112', '32']
+
+
+def picture(height, width, seed):
+    """Noise on coloured blocks: hard edges show a wrong kernel, noise a wrong rounding."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, 256, (height // 9 + 1, width // 9 + 1, 3)).repeat(9, 0).repeat(9, 1)[:height, :width]
+    return Image.fromarray(np.clip(blocks + rng.integers(-30, 30, blocks.shape), 0, 255).astype(np.uint8))
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """Every format and mode in every shape."""
+    root = tmp_path_factory.mktemp('images')
+    writers = {
+        '420.jpg': lambda image, path: image.save(path, quality=85),
+        '444.jpg': lambda image, path: image.save(path, quality=85, subsampling=0),
+        'grey.jpg': lambda image, path: image.convert('L').save(path),
+        'rgb.png': lambda image, path: image.save(path),
+        'rgba.png': lambda image, path: image.convert('RGBA').save(path),
+        'palette.png': lambda image, path: image.convert('P').save(path),
+        'grey.png': lambda image, path: image.convert('L').save(path),
+        'one.bmp': lambda image, path: image.save(path),
+        'lossy.webp': lambda image, path: image.save(path),
+    }
+    for number, (name, write) in enumerate(writers.items()):
+        target = root / f'class{number % 2}'
+        target.mkdir(exist_ok=True)
+        for index, shape in enumerate(SHAPES):
+            write(picture(*shape, seed=10 * number + index), target / f'{index}-{name}')
+    return ClassFolder.open(root)
+
+
+def pixels(reader, folder, preprocessing):
+    """All images of a set as one reader gives them."""
+    batches = list(reader.evaluation_batches(folder, preprocessing, 25))
+    assert {batch['image'].shape[0] for batch in batches} == {25}
+    mask = np.concatenate([batch['mask'] for batch in batches])
+    labels = np.concatenate([batch['label'] for batch in batches])
+    assert (labels[mask] == folder.labels).all()
+    return np.concatenate([batch['image'] for batch in batches])[mask]
+
+
+def pillow_13_reverses(image, preprocessing):
+    """Whether Pillow 13 runs the vertical pass first in timm's resize, which changes timm's own pixels."""
+    height, width = resized_size(image.height, image.width, preprocessing)
+    return image.height - height > max(0, 2 * (image.width - width))
+
+
+@pytest.mark.parametrize('preprocessing', SETTINGS, ids=SETTING_NAMES)
+def test_pil_equals_timm_in_both_readers(folder, preprocessing):
+    from_pt, from_tf = pixels(pt, folder, preprocessing), pixels(tf, folder, preprocessing)
+    assert (from_pt == from_tf).all()
+    transform = timm.data.create_transform(
+        preprocessing.image_size,
+        interpolation=preprocessing.interpolation,
+        crop_pct=preprocessing.crop_pct,
+        mean=preprocessing.mean,
+        std=preprocessing.std,
+    )
+    compared = 0
+    for path, ours in zip(folder.paths, from_pt, strict=True):
+        image = Image.open(path).convert('RGB')
+        if not pillow_13_reverses(image, preprocessing):
+            assert (transform(image).permute(1, 2, 0).numpy() == ours).all(), path
+            compared += 1
+    assert compared > len(folder) / 2
+
+
+@pytest.mark.parametrize('preprocessing', [SETTINGS[0], SETTINGS[2]], ids=['224', '64x112'])
+def test_grey_is_the_same_in_both_readers(folder, preprocessing):
+    grey = Preprocessing.of(preprocessing.to_dict(), in_chans=1)
+    from_pt = pixels(pt, folder, grey)
+    assert from_pt.shape[-1] == 1
+    assert (from_pt == pixels(tf, folder, grey)).all()
+
+
+def exact_resize(image, size, interpolation):
+    """Horizontal, then vertical pass in whole numbers, [H, W, 3]: what every Pillow before 13 computes."""
+    for axis, n_out in ((1, size[1]), (0, size[0])):
+        matrix = np.zeros((n_out, image.shape[axis]))
+        scale = image.shape[axis] / n_out
+        stretch = max(scale, 1)
+        for i, row in enumerate(matrix):
+            reach = stretch * (2 if interpolation == 'bicubic' else 1)
+            centre = (i + 0.5) * scale
+            taps = np.arange(max(int(centre - reach + 0.5), 0), min(int(centre + reach + 0.5), image.shape[axis]))
+            x = np.abs((taps - centre + 0.5) / stretch)
+            cubic = np.where(
+                x < 1, 1.5 * x**3 - 2.5 * x**2 + 1, np.where(x < 2, -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2, 0)
+            )
+            weight = cubic if interpolation == 'bicubic' else np.maximum(1 - x, 0)
+            row[taps] = weight / weight.sum()
+        whole = np.trunc(matrix * 2**22 + np.copysign(0.5, matrix))
+        total = np.moveaxis(np.tensordot(whole, image.astype(float), (1, axis)), 0, axis)
+        image = np.clip((total.astype(np.int64) + 2**21) >> 22, 0, 255).astype(np.uint8)
+    return image
+
+
+@pytest.mark.parametrize('interpolation', ['bicubic', 'bilinear'])
+@pytest.mark.parametrize(
+    ('shape', 'size'), [((333, 61), (349, 64)), ((301, 148), (32, 32)), ((50, 300), (20, 45)), ((9, 7), (31, 40))]
+)
+def test_resize_is_exact_whatever_the_pillow_version(shape, size, interpolation):
+    image = picture(*shape, seed=0)
+    expected = exact_resize(np.asarray(image), size, interpolation)
+    assert (np.asarray(images.resize(image, size, interpolation)) == expected).all()
+    whole = tf.resample(np.asarray(image), size, (0, 0), size, interpolation)
+    assert (whole.numpy() == expected).all()
+    box = tf.resample(np.asarray(image), size, (3, 5), (11, 13), interpolation)
+    assert (box.numpy() == expected[3:14, 5:18]).all()
+
+
+def test_tf_size_rule_equals_the_shared_one():
+    for preprocessing in SETTINGS:
+        for height, width in np.random.default_rng(1).integers(1, 3000, (40, 2)):
+            size = [int(side) for side in tf.resized_size(np.int32([height, width]), preprocessing)]
+            assert tuple(size) == resized_size(int(height), int(width), preprocessing)
+            assert all(side >= least for side, least in zip(size, least_size(preprocessing), strict=True))
+
+
+def test_training_pixels_are_equal_in_both_readers_and_after_a_restart(folder):
+    preprocessing, augmentation = Preprocessing('pil', (40, 48)), Augmentation(scale=(0.1, 1), interpolation='bilinear')
+
+    def batches(reader, start):
+        stream = reader.training_batches(folder, preprocessing, augmentation, 32, seed=4, start_step=start)
+        found = [next(stream) for _ in range(start, 5)]  # runs across the end of the first epoch
+        stream.close()
+        return found
+
+    straight = batches(pt, 0)
+    for found, expected in ((batches(tf, 0), straight), (batches(pt, 3), straight[3:]), (batches(tf, 3), straight[3:])):
+        for a, b in zip(found, expected, strict=True):
+            assert (a['image'] == b['image']).all() and (a['label'] == b['label']).all()
+    assert straight[0]['image'].shape == (32, 40, 48, 3) and straight[0]['image'].dtype == np.float32
+    assert (straight[0]['image'] != straight[3]['image']).any()
+
+
+def test_workers_give_the_same_batches(folder):
+    alone = pt.evaluation_batches(folder, SETTINGS[3], 25, workers=0)
+    shared = pt.evaluation_batches(folder, SETTINGS[3], 25, workers=1)
+    for _ in range(2):  # the worker stays for the second pass
+        for a, b in zip(alone, shared, strict=True):
+            assert all((a[key] == b[key]).all() for key in a)
+
+
+@pytest.mark.parametrize('content', [b'\xff\xd8\xff\xe0 broken JPEG', b'\x89PNG broken', b'no image'])
+@pytest.mark.parametrize('reader', [pt, tf])
+def test_a_bad_file_is_named(reader, content, tmp_path):
+    good, bad = tmp_path / 'a' / '1.png', tmp_path / 'a' / '2.jpg'
+    good.parent.mkdir()
+    picture(20, 20, seed=0).save(good)
+    bad.write_bytes(content)
+    batches = reader.evaluation_batches(ClassFolder.open(tmp_path), SETTINGS[3], 1)
+    with pytest.raises(DataError, match=r'2\.jpg: cannot be read as an image'):
+        list(batches)
+
+
+# --- settings
+
+
+@pytest.mark.parametrize(
+    ('setting', 'message'),
+    [
+        ({'kind': 'keras'}, "preprocessing is 'keras'; allowed: pil, tf"),
+        ({'image_size': 0}, 'image_size is 0; allowed'),
+        ({'image_size': (3, 4, 5)}, 'image_size is'),
+        ({'crop_pct': 1.5}, 'crop_pct is 1.5; allowed: above 0, at most 1'),
+        ({'crop_pct': float('nan')}, 'crop_pct is nan'),
+        ({'interpolation': 'lanczos'}, "interpolation is 'lanczos'; allowed: bicubic, bilinear"),
+        ({'mean': (1.0, 2.0)}, 'mean is'),
+        ({'std': (0.2, 0.0, 0.2)}, 'std is .*; allowed: above 0'),
+        ({'in_chans': 4}, r'in_chans is 4; allowed: 1 \(grey\) or 3 \(RGB\)'),
+    ],
+)
+def test_bad_settings_are_named(setting, message):
+    with pytest.raises(ValueError, match=message):
+        Preprocessing(**setting)
+
+
+@pytest.mark.parametrize('setting', [{'scale': (0.5, 2)}, {'ratio': (2, 1)}, {'hflip': 2}, {'interpolation': 'box'}])
+def test_bad_augmentations_are_named(setting):
+    with pytest.raises(ValueError, match=f'{next(iter(setting))} is .*; allowed'):
+        Augmentation(**setting)
+
+
+def test_settings_survive_json_and_overrides():
+    import json
+
+    preprocessing = Preprocessing('tf', (96, 64), 0.9, in_chans=1)
+    assert preprocessing.mean == (pytest.approx(0.449),)
+    assert Preprocessing.of(json.loads(json.dumps(preprocessing.to_dict()))) == preprocessing
+    changed = Preprocessing.of(preprocessing.to_dict(), image_size=32, crop_pct=None, mean=(0.5,))
+    assert (changed.image_size, changed.crop_pct, changed.mean) == ((32, 32), 0.9, (0.5,))
+    with pytest.raises(ValueError, match=r"preprocessing field is \['crop'\]; allowed: crop_pct"):
+        Preprocessing.of(preprocessing.to_dict(), crop=1)
+
+
+def test_description_reads_in_order():
+    assert SETTINGS[0].describe() == (
+        'pil: RGB, resize short side to 256 (bicubic, antialiased), crop centre 224x224, '
+        'mean (0.485, 0.456, 0.406), std (0.229, 0.224, 0.225)'
+    )
