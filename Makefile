@@ -39,7 +39,7 @@ bench: $(READY)  ## the benchmarks side by side with the peers; writes results/b
 lint: $(READY)  ## style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/pyright
+	$(BIN)/pyright -p pyproject.toml
 
 format: $(READY)  ## rewrite the files in the project's format
 	$(BIN)/ruff check --fix-only .

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 import jeffnet
+from jeffnet.data import import_reader
 from jeffnet.data.folder import ClassFolder, DataError
 from jeffnet.data.order import EvaluationBatches
 from jeffnet.data.preprocessing import INTERPOLATIONS, KINDS, Preprocessing
@@ -56,8 +57,6 @@ def main(framework: str, pipeline: str, argv: list[str] | None = None) -> int:
             if args.results_file:
                 check_results_file(args.results_file)
             source = open_data(args, pipeline, classes)
-            from jeffnet.train.plan import import_reader  # brings jax and optax
-
             reader = import_reader(pipeline)
         for job in jobs:
             row = validate(job, framework, reader, source, args)
@@ -187,8 +186,6 @@ def open_data(args: argparse.Namespace, pipeline: str, classes: list[str] | None
         return ClassFolder.open(args.data, args.split, classes)
     if pipeline != 'tf':
         raise ValueError('--dataset reads a TFDS set, which only the tf_ scripts can; give a folder of class folders')
-    from jeffnet.train.plan import import_reader
-
     name, _, split = dataset.partition(':')
     source = import_reader('tf').open_tfds(args.data, name, split or args.split or 'validation')
     if classes is not None and source.classes != classes:

@@ -4,7 +4,23 @@
 a process loads only the reader it uses, since TensorFlow followed by torchvision aborts the process.
 """
 
+import importlib
+from types import ModuleType
+
 from jeffnet.data.folder import ClassFolder as ClassFolder
 from jeffnet.data.folder import DataError as DataError
 from jeffnet.data.preprocessing import Augmentation as Augmentation
 from jeffnet.data.preprocessing import Preprocessing as Preprocessing
+
+EXTRAS = {'tf': 'tf', 'pt': 'torch'}  # of pyproject.toml, by pipeline
+
+
+def import_reader(pipeline: str) -> ModuleType:
+    """The module `jeffnet.data.tf` or `jeffnet.data.pt`."""
+    if pipeline not in EXTRAS:
+        raise ValueError(f'pipeline is {pipeline!r}; allowed: {", ".join(EXTRAS)}')
+    try:
+        return importlib.import_module(f'jeffnet.data.{pipeline}')
+    except ModuleNotFoundError as error:
+        needed = f'pip install "jeffnet[{EXTRAS[pipeline]}]"'
+        raise ValueError(f'the {pipeline} pipeline needs {error.name}, which is not installed: {needed}') from error

@@ -1,11 +1,9 @@
 """Plan: a training run checked and built, before anything is trained or written."""
 
-import importlib
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import jax
@@ -14,6 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 import jeffnet
+from jeffnet.data import import_reader
 from jeffnet.data.folder import ClassFolder, DataError
 from jeffnet.data.order import Batch, EvaluationBatches
 from jeffnet.data.preprocessing import Augmentation, Preprocessing
@@ -23,8 +22,6 @@ from jeffnet.train.optimizers import make_optimizer
 from jeffnet.train.schedules import make_schedule
 from jeffnet.train.state import TrainState
 from jeffnet.train.step import make_eval_step, make_train_step
-
-EXTRAS = {'tf': 'tf', 'pt': 'torch'}  # of pyproject.toml, by pipeline
 
 
 @dataclass(frozen=True)
@@ -135,17 +132,6 @@ def transforms(config: Config) -> tuple[Preprocessing, Augmentation]:
         return preprocessing, Augmentation(**config.augmentation)
     except ValueError as error:
         raise ValueError(f'config.augmentation.{error}') from error
-
-
-def import_reader(pipeline: str) -> ModuleType:
-    """The module `jeffnet.data.tf` or `jeffnet.data.pt`."""
-    if pipeline not in EXTRAS:
-        raise ValueError(f'pipeline is {pipeline!r}; allowed: {", ".join(EXTRAS)}')
-    try:
-        return importlib.import_module(f'jeffnet.data.{pipeline}')
-    except ModuleNotFoundError as error:
-        needed = f'pip install "jeffnet[{EXTRAS[pipeline]}]"'
-        raise ValueError(f'the {pipeline} pipeline needs {error.name}, which is not installed: {needed}') from error
 
 
 def make_model(config: Config, classes: int, preprocessing: Preprocessing) -> tuple[Any, dict, dict]:
