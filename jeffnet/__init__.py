@@ -4,6 +4,7 @@
 """
 
 import importlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from jeffnet.models.table import ModelInfo, list_models, model_info
@@ -83,9 +84,13 @@ def _framework_of(model, variables: Any = _ALONE) -> str:
     for cls in type(model).__mro__:
         for root, framework in roots.items():
             if cls.__module__.startswith(root):
-                if framework == 'linen' and not isinstance(variables, dict):
-                    raise TypeError('a Linen module keeps no arrays: pass its variables as well')
+                if framework == 'linen' and not isinstance(variables, Mapping):
+                    hint = 'give its variables' if variables is _ALONE else 'pass its variables as well'
+                    raise TypeError(f'a Linen module keeps no arrays: {hint}')
                 return framework
-    if isinstance(model, dict) and variables is _ALONE:
+    if isinstance(model, Mapping) and variables is _ALONE and {'params', 'batch_stats'} & set(model.keys()):
         return 'linen'
-    raise TypeError(f'expected a Linen, Objax or NNX module (or Linen variables), not {type(model).__name__}')
+    raise TypeError(
+        "expected an Objax or NNX module, a Linen module with variables, or Linen variables {'params': ..., ...}, "
+        f'not {type(model).__name__}'
+    )

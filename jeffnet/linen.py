@@ -99,10 +99,15 @@ def flat_variables(variables: dict) -> dict[str, Any]:
     return {name: array for tree in trees for name, array in tree.items()}
 
 
-def intermediates(module: nn.Module, x, variables: dict) -> dict[str, jax.Array]:
+def intermediates(module: nn.Module, x, variables: dict) -> dict[str, Any]:
     """The values that the module taps, by name."""
-    run = jax.jit(lambda variables, x: module.apply(variables, x, mutable=['intermediates'])[1]['intermediates'])
-    return {name: values[0] for name, values in run(variables, x).items()}
+    found: dict[str, Any] = dict(flatten_dict(_taps(module, variables, x), sep='.'))
+    return {name: values[0] for name, values in found.items()}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _taps(module, variables, x):
+    return module.apply(variables, x, mutable=['intermediates'])[1]['intermediates']
 
 
 def predictor(module: nn.Module, variables: dict):

@@ -21,6 +21,8 @@ class Statistic(nnx.BatchStat):
 class NNXBlock(nnx.Module):
     """Base of the derived classes."""
 
+    _building = (FRESH, None)  # of sub-blocks that are assigned after construction
+
     def __init__(self, *args, policy: Policy = PYTORCH, source: Source = FRESH, rngs=None, **kwargs):
         self.policy = policy
         object.__setattr__(self, '_building', (source, rngs or nnx.Rngs(dropout=source.seed)))
@@ -30,6 +32,12 @@ class NNXBlock(nnx.Module):
 
     def __setattr__(self, name, value):
         super().__setattr__(name, _native(self, name, value))
+
+    def train(self, **attributes):
+        """Refused: the mode is an argument of the call."""
+        raise TypeError('jeffnet models have no mode: call model(x, training=True)')
+
+    eval = train
 
     def __reduce__(self):  # a derived class has no importable name, so it is pickled by its Block class
         cls = block_class(type(self))
@@ -53,7 +61,8 @@ def _native(module, name, value):
     if isinstance(value, Param):
         return nnx.Param(module._building[0](name, value))
     if isinstance(value, Keys):
-        return module._building[1].dropout.fork()
+        source, rngs = module._building
+        return (rngs or nnx.Rngs(dropout=source.seed)).dropout.fork()
     if isinstance(value, Block) and not value.native:
         source, rngs = module._building
         return build(module.policy.rewrite(value), module.policy, source.child(name), rngs)
@@ -91,15 +100,14 @@ def flat_variables(model: nnx.Module) -> dict[str, jax.Array]:
 
 def intermediates(model: nnx.Module, x, variables=None) -> dict[str, jax.Array]:
     """The values that the model taps, by name."""
-    graph, state = nnx.split(model)
+    return _taps(*nnx.split(model), x)
 
-    @jax.jit
-    def run(state, x):
-        with recording() as recorded:
-            nnx.merge(graph, state)(x)
-        return recorded
 
-    return run(state, x)
+@functools.partial(jax.jit, static_argnums=0)
+def _taps(graph, state, x):
+    with recording() as recorded:
+        nnx.merge(graph, state)(x)
+    return recorded
 
 
 def predictor(model: nnx.Module, variables=None):

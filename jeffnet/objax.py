@@ -2,6 +2,7 @@
 
 import functools
 import re
+import threading
 
 import jax
 
@@ -11,9 +12,13 @@ from jeffnet.core.derive import block_class, fields, methods
 from jeffnet.core.initial import FRESH, Source
 from jeffnet.objax_import import objax
 
+_tracing = threading.Lock()  # held while a model's variables hold tracers
+
 
 class ObjaxBlock(objax.Module):
     """Base of the derived classes."""
+
+    _source = FRESH  # of sub-blocks that are assigned after construction
 
     def __init__(self, *args, policy: Policy = PYTORCH, source: Source = FRESH, **kwargs):
         self.policy, self._source = policy, source
@@ -76,19 +81,20 @@ def flat_variables(model: objax.Module) -> dict[str, jax.Array]:
 def intermediates(model: objax.Module, x, variables=None) -> dict[str, jax.Array]:
     """The values that the model taps, by name."""
 
-    def run(x):
-        with recording() as recorded:
-            model(x)
-        return recorded
-
-    return objax.Jit(run, model.vars())(x)
+    return _taps(model, model.vars().tensors(), x)
 
 
-def predictor(model: objax.Module, variables=None):
-    """A compiled function from images to the output of the model as it is now."""
+@functools.partial(jax.jit, static_argnums=0)
+def _taps(model, tensors, x):
+    with recording() as recorded:
+        _call(model, tensors, x)
+    return recorded
+
+
+def _call(model, tensors, x):
+    """The model's output with these tensors for its variables, which keep theirs."""
     kept = model.vars()
-
-    def run(tensors, x):
+    with _tracing:
         original = kept.tensors()
         try:
             kept.assign(tensors)
@@ -96,4 +102,7 @@ def predictor(model: objax.Module, variables=None):
         finally:
             kept.assign(original)
 
-    return functools.partial(jax.jit(run), kept.tensors())
+
+def predictor(model: objax.Module, variables=None):
+    """A compiled function from images to the output of the model as it is now."""
+    return functools.partial(jax.jit(functools.partial(_call, model)), model.vars().tensors())

@@ -280,8 +280,16 @@ def check_results_file(path: Path) -> None:
         raise InputError(f'--results-file {path}: there is no folder {path.parent}')
     if path.suffix == '.csv' and path.exists() and path.read_text().partition('\n')[0] != ','.join(COLUMNS):
         raise InputError(f'--results-file {path}: exists with other columns; give another name')
-    if path.suffix == '.json' and path.exists() and not isinstance(json.loads(path.read_text()), list):
+    if path.suffix == '.json' and path.exists() and not is_list(path):
         raise InputError(f'--results-file {path}: exists and is not a list of rows; give another name')
+
+
+def is_list(path: Path) -> bool:
+    """Whether a file holds a list in JSON."""
+    try:
+        return isinstance(json.loads(path.read_text()), list)
+    except json.JSONDecodeError:
+        return False
 
 
 def add_row(path: Path, row: dict[str, Any]) -> None:

@@ -4,7 +4,9 @@ import dataclasses
 import pickle
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
+import flax
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -131,6 +133,19 @@ def test_intermediates_have_the_same_names_and_values(framework, models):
         np.testing.assert_allclose(ours[name], reference[name], rtol=1e-5, atol=1e-6)
 
 
+def test_wrong_arguments_of_the_common_functions_name_what_is_expected(models):
+    module, variables = models['linen']
+    for wrong in (variables['params'], {'a': 1}, models['objax'][0].vars(), 3):
+        with pytest.raises(TypeError, match=r"Linen variables \{'params'"):
+            jeffnet.flat_variables(wrong)
+    with pytest.raises(TypeError, match='give its variables'):
+        jeffnet.flat_variables(module)
+    with pytest.raises(TypeError, match='pass its variables as well'):
+        jeffnet.predictor(module)
+    frozen = flax.core.freeze(variables)
+    np.testing.assert_array_equal(jeffnet.predictor(module, frozen)(X), jeffnet.predictor(module, variables)(X))
+
+
 # ---------------------------------------------------------------------------------------------------------- Linen
 
 
@@ -198,6 +213,7 @@ def test_linen_child_of_a_users_module():
     own['params']['backbone'], own['batch_stats']['backbone'] = variables['params'], variables['batch_stats']
     expected = nn.Dense(2).apply({'params': own['params']['Dense_0']}, backbone.apply(variables, X))
     np.testing.assert_allclose(user.apply(own, X), expected, rtol=1e-5, atol=1e-6)
+    assert jeffnet.intermediates(user, X, own)['backbone.stage_0'].shape == (4, 16, 16, 8)
 
 
 class Rematerialised(nn.Module):
@@ -249,6 +265,15 @@ def test_objax_trains_saves_and_loads(tmp_path):
     np.testing.assert_allclose(objax.Jit(lambda x: model(x), model.vars())(X), jeffnet.predictor(model)(X), rtol=1e-6)
 
 
+def test_objax_predictor_is_safe_in_threads():
+    model, _ = made('objax', **OPTIONS)
+    run = jeffnet.predictor(model)
+    with ThreadPoolExecutor(4) as pool:  # each with a shape of its own, so that each traces the model
+        shapes = [y.shape for y in pool.map(run, [X[:n] for n in (1, 2, 3, 4)])]
+    assert shapes == [(n, 5) for n in (1, 2, 3, 4)]
+    assert not any(isinstance(v.value, jax.core.Tracer) for v in model.vars().values())
+
+
 # ------------------------------------------------------------------------------------------------------------ NNX
 
 
@@ -273,7 +298,21 @@ def test_nnx_trains_splits_and_pickles():
     assert isinstance(abstract.conv_stem.kernel.get_value(), jax.ShapeDtypeStruct)
 
 
+def test_nnx_mode_is_an_argument_of_the_call():
+    model, _ = made('nnx', **OPTIONS)
+    for mode in (model.train, model.eval):
+        with pytest.raises(TypeError, match=r'call model\(x, training=True\)'):
+            mode()
+
+
 # ----------------------------------------------------------------------------------------------------- all of them
+
+
+@pytest.mark.parametrize('framework', ['objax', 'nnx'])
+def test_a_sub_block_can_be_replaced_after_construction(framework):
+    model, _ = made(framework, drop_rate=0.5, **OPTIONS)
+    model.classifier, model.dropout = layers.Linear(1280, 2), layers.Dropout(0.2)
+    assert model(X, training=True).shape == (4, 2)
 
 
 def to_group_norm(block):

@@ -221,3 +221,13 @@ def test_description_reads_in_order():
         'pil: RGB, resize short side to 256 (bicubic, antialiased), crop centre 224x224, '
         'mean (0.485, 0.456, 0.406), std (0.229, 0.224, 0.225)'
     )
+
+
+def test_16_bit_grey_is_read_alike(tmp_path):
+    (tmp_path / 'a').mkdir()
+    values = np.random.default_rng(0).integers(0, 2**16, (40, 40)).astype(np.uint16)
+    Image.fromarray(values).save(tmp_path / 'a' / '0.png')
+    folder, preprocessing = ClassFolder.open(tmp_path), Preprocessing('pil', 32, 1.0)
+    ours, theirs = (next(iter(reader.evaluation_batches(folder, preprocessing, 1)))['image'] for reader in (pt, tf))
+    np.testing.assert_array_equal(ours, theirs)
+    assert ours.std() > 0.3  # neither cut at white nor black

@@ -241,7 +241,12 @@ def test_batch_mates_do_not_matter_in_evaluation():
 
 @pytest.mark.parametrize(
     ('options', 'error', 'says'),
-    [({'output_stride': 5}, ValueError, 'output_stride=5.*8, 16, 32'),
+    [({'width': 'a'}, ValueError, "width='a'"), ({'stem': 0}, ValueError, 'stem=0'),
+     ({'act': 'rellu'}, ValueError, "act='rellu'.*relu"), ({'stages': ()}, TypeError, "'stages'"),
+     ({'out_indices': '01', 'features_only': True}, ValueError, "out_indices='01'"),
+     ({'image_size': 3.5}, ValueError, 'image_size=3.5'), ({'weights': 5}, ValueError, 'weights=5'),
+     ({'strict': 'a'}, ValueError, "strict='a'"), ({'dtype': None}, ValueError, 'dtype=None'),
+     ({'output_stride': 5}, ValueError, 'output_stride=5.*8, 16, 32'),
      ({'num_classes': -2}, ValueError, 'num_classes=-2'),
      ({'num_classes': 2.5}, ValueError, 'num_classes=2.5'), ({'in_chans': 0}, ValueError, 'in_chans=0'),
      ({'drop_rate': 1.0}, ValueError, 'drop_rate=1.0'), ({'drop_path_rate': -0.1}, ValueError, 'drop_path_rate=-0.1'),
@@ -287,3 +292,16 @@ def test_bad_images_name_the_fault(framework, shape, dtype, error, says):
 def test_statistics_are_no_parameters():
     chosen = plan('tf_efficientnet_b0')
     assert sum(np.prod(d.shape) for d in declarations(chosen.block).values() if isinstance(d, State)) == 42_016
+
+
+def test_numpy_numbers_and_names_of_activations_are_taken():
+    options = {'num_classes': np.int64(5), 'in_chans': np.int32(1), 'drop_rate': np.float32(0.5), 'act': 'gelu'}
+    block = plan('pt_mnasnet_small', **options).block
+    assert (block.num_classes, block.in_chans, block.drop_rate) == (5, 1, 0.5)
+    assert block.act is jeffnet.core.activations.gelu
+
+
+def test_other_arrays_than_those_of_jax_and_numpy_are_refused():
+    _, module = made('pt_mnasnet_small', 'nnx')
+    with pytest.raises(TypeError, match=r'not torch\.Tensor'):
+        module(torch.zeros(1, 64, 64, 3))

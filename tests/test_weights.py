@@ -101,6 +101,18 @@ def test_checkpoint_folder_round_trip(tmp_path):
             np.testing.assert_array_equal(loaded[name], array)
 
 
+def test_a_checkpoint_folder_brings_its_options_and_refuses_another_model(tmp_path):
+    options = {'num_classes': 3, 'in_chans': 1, 'output_stride': 8}
+    made, variables = jeffnet.create_model(NAME, **options)
+    flat = jeffnet.flat_variables(variables)
+    weights.save(tmp_path / 'best', model=NAME, options=options, variables=flat, preprocessing={})
+    for path in (tmp_path / 'best', str(tmp_path / 'best'), tmp_path / 'best' / 'model.safetensors'):
+        assert jeffnet.create_model(NAME, weights=path)[0] == made
+    assert jeffnet.create_model(NAME, weights=tmp_path / 'best', output_stride=32)[0].output_stride == 32
+    with pytest.raises(ValueError, match='is a checkpoint of pt_mnasnet_small, not of pt_mnasnet_100'):
+        jeffnet.create_model('pt_mnasnet_100', weights=tmp_path / 'best')
+
+
 def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / 'cut.safetensors').write_bytes(b'\x10\x00\x00')
     with pytest.raises(ValueError, match=r'cut\.safetensors is not a complete safetensors file'):

@@ -1,6 +1,8 @@
 """The check of a network's input: one clear error instead of a wrong number."""
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 
 def check_images(x, in_chans: int, smallest: int = 1):
@@ -8,8 +10,9 @@ def check_images(x, in_chans: int, smallest: int = 1):
 
     Raises ValueError for another shape and TypeError for another type.
     """
-    if not hasattr(x, 'shape') or not hasattr(x, 'dtype'):
-        raise TypeError(f'images must be an array [N, H, W, {in_chans}], not {type(x).__name__}')
+    if not isinstance(x, jax.Array | np.ndarray):
+        kind = f'{type(x).__module__}.{type(x).__name__}'
+        raise TypeError(f'images must be a JAX or NumPy array [N, H, W, {in_chans}], not {kind}')
     if len(x.shape) != 4:
         hint = '; add the batch axis with x[None]' if len(x.shape) == 3 else ''
         raise ValueError(f'images must have the shape [N, H, W, {in_chans}], not {tuple(x.shape)}{hint}')

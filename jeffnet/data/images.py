@@ -39,6 +39,8 @@ def decode(path: str | os.PathLike, preprocessing: Preprocessing) -> Image.Image
     """An RGB or grey image; grey comes from RGB for every format, since JPEG's own grey differs from it by rounding."""
     try:
         with Image.open(path) as image:
+            if image.mode.startswith('I'):  # 16-bit grey: the high byte, as TensorFlow; Pillow would cut at white
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
             colour = image.convert('RGB')
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's plug-ins raise any
         raise DataError(f'{os.fspath(path)}: cannot be read as an image ({error})') from error

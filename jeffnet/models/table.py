@@ -76,7 +76,7 @@ def model_info(name: str) -> ModelInfo:
     name_or_tag = tagged().get(name, name)
     if name_or_tag not in table():
         known = [*table(), *tagged()]
-        close = difflib.get_close_matches(str(name), known, n=3, cutoff=0.5) or sorted(known)[:3]
+        close = difflib.get_close_matches(str(name).lower(), known, n=3, cutoff=0.5) or sorted(known)[:3]
         raise ValueError(
             f'unknown model {name!r}; the closest names are {", ".join(close)} (all of them: jeffnet.list_models())'
         )

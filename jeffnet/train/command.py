@@ -16,7 +16,8 @@ from jeffnet.train.plan import prepare
 def main(pipeline: str) -> None:
     """Trains with the reader `tf` or `pt` as the command line says, and ends the program.
 
-    Exit status 0: done; 2: bad flags, configuration or data, one line on standard error; 1: failed while running.
+    Exit status 0: done; 2: bad flags, configuration or data, one line on standard error; 1: failed while running;
+    130: interrupted.
     """
     config = config_flags.DEFINE_config_file('config', help_string='Configuration; --config.KEY=VALUE changes a key.')
     app.run(lambda _: train(config.value, pipeline), flags_parser=parse)
@@ -33,7 +34,12 @@ def parse(arguments: list[str]) -> list[str]:
         sys.exit(stop(error, 2))
     except OSError as error:
         sys.exit(stop(f'--config: {str(error).splitlines()[-1]}', 2))
-    except (AttributeError, KeyError) as error:  # of a --config.KEY that the configuration has not
+    except SyntaxError as error:
+        sys.exit(stop(f'--config: {error.filename}, line {error.lineno}: {error.msg}', 2))
+    except (AttributeError, KeyError) as error:
+        if 'get_config' in str(error):
+            sys.exit(stop('--config: the file defines no function get_config(); see train_configs/', 2))
+        # Otherwise it is of a --config.KEY that the configuration has not.
         sys.exit(stop(unknown_key(re.findall(r'\w+', str(error.args[0]))[0]), 2))
     if len(rest) > 1:
         sys.exit(stop(f'unexpected argument {rest[1]!r}; a key is changed by --config.KEY=VALUE', 2))
@@ -54,6 +60,8 @@ def train(config: Config, pipeline: str) -> int:
         return stop(error, 2)
     except FloatingPointError as error:
         return stop(error, 1)
+    except KeyboardInterrupt:
+        return stop('interrupted; the last checkpoint, if there is one, is whole', 130)
     return 0
 
 

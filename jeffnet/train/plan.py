@@ -49,7 +49,7 @@ class Plan:
 
 
 def prepare(config: Config, pipeline: str) -> Plan:
-    """Builds data, model and optimizer for a run with the `tf` or `pt` reader; nothing is written.
+    """Builds data, model and optimizer for a run with the `tf` or `pt` reader; only the output folder is made.
 
     Raises ValueError, with one line that names the key, for whatever is wrong with the configuration or the data.
     """
@@ -73,6 +73,7 @@ def prepare(config: Config, pipeline: str) -> Plan:
     warmup = min(round(config.warmup_epochs * steps_per_epoch), steps - 1)
     schedule = make_schedule(config.schedule, peak=config.learning_rate, total_steps=steps, warmup_steps=warmup)
     optimizer = make_optimizer(config.optimizer, schedule, momentum=config.momentum, weight_decay=config.weight_decay)
+    make_output(Path(config.output_dir))
     return Plan(
         config=config,
         mesh=mesh,
@@ -99,11 +100,19 @@ def prepare(config: Config, pipeline: str) -> Plan:
 
 
 def check_output(folder: Path) -> None:
-    """Raises ValueError if `folder` holds another run, or is a file."""
+    """Raises ValueError if `folder` holds another run's checkpoints, or is a file."""
     if folder.exists() and not folder.is_dir():
         raise ValueError(f'config.output_dir is {folder}, a file; allowed: a folder, or a path where one can be made')
-    if (folder / 'log.jsonl').exists():
+    if (folder / 'last').exists():
         raise ValueError(f'config.output_dir is {folder}, which holds a run; give another folder, or remove that one')
+
+
+def make_output(folder: Path) -> None:
+    """Makes `folder`; raises ValueError if it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f'config.output_dir is {folder}, which cannot be made ({error.strerror})') from error
 
 
 def class_folders(config: Config) -> tuple[ClassFolder, ClassFolder]:
