@@ -13,7 +13,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jeffnet import create
 from jeffnet.core.block import PYTORCH, Block, Keys, Param, Policy, State, declarations
 from jeffnet.core.derive import block_class, fields, methods
-from jeffnet.core.initial import initial_value
+from jeffnet.core.initial import initial_value, to_device
 
 
 class LinenBlock(nn.Module):
@@ -80,7 +80,7 @@ def variables_of(block: Block, policy: Policy = PYTORCH, values: dict | None = N
         collection = 'batch_stats' if isinstance(declared, State) else 'params'
         value = (values or {}).get(name)
         tree[collection][tuple(name.split('.'))] = initial_value(name, declared, seed) if value is None else value
-    return jax.tree.map(jnp.asarray, {k: unflatten_dict(v) for k, v in tree.items() if v})
+    return jax.tree.map(to_device, {k: unflatten_dict(v) for k, v in tree.items() if v})
 
 
 def create_model(name: str, **options) -> tuple[nn.Module, dict]:

@@ -92,6 +92,11 @@ def initial_value(name: str, declared: Param, seed: int) -> np.ndarray:
     return np.asarray(declared.init(key, declared.shape, jnp.float32))
 
 
+def to_device(value) -> jax.Array:
+    """A JAX array of its own; unlike `jnp.asarray`, without compiling a program for each shape."""
+    return jax.device_put(value, may_alias=False)
+
+
 @dataclass(frozen=True)
 class Source:
     """Where a module that is being built gets its arrays: `values` by flat name, else fresh ones from `seed`."""
@@ -107,7 +112,7 @@ class Source:
     def __call__(self, name: str, declared: Param) -> jax.Array:
         """The float32 array of the declaration `name` of this module."""
         value = (self.values or {}).get(self.path + name)
-        return jnp.asarray(initial_value(self.path + name, declared, self.seed) if value is None else value)
+        return to_device(initial_value(self.path + name, declared, self.seed) if value is None else value)
 
 
 FRESH = Source()
