@@ -28,6 +28,7 @@ import torch
 from safetensors.torch import save_file
 
 import jeffnet
+from jeffnet.weights.judges import move_stride_to_projection
 
 # One thread: beside JAX's own threads and other processes, PyTorch's spin for each other and take many times as long.
 torch.set_num_threads(1)
@@ -79,14 +80,6 @@ def _calibrate(norm: torch.nn.BatchNorm2d, inputs):
     var, mean = torch.var_mean(inputs[0], (0, 2, 3))
     norm.running_mean.copy_(mean + 0.2 * var.sqrt() * torch.randn_like(mean))
     norm.running_var.copy_((var + 0.5 * var.mean()) * torch.exp(0.3 * torch.randn_like(var)))
-
-
-def move_stride_to_projection(model: torch.nn.Module) -> torch.nn.Module:
-    """Makes timm's EdgeTPU model what the released TensorFlow weights were trained as."""
-    for module in model.modules():
-        if type(module).__name__ == 'EdgeResidual':
-            module.conv_pwl.stride, module.conv_exp.stride = module.conv_exp.stride, (1, 1)
-    return model
 
 
 def save_weights(model: torch.nn.Module, path: Path) -> Path:

@@ -11,11 +11,12 @@ from jeffnet.models.table import ModelInfo, list_models, model_info
 
 if TYPE_CHECKING:
     from jeffnet import linen, nnx, objax, weights
+    from jeffnet.weights import push_to_hub, save_weights
 
 __version__ = '0.1.0'
 __all__ = [
     'ModelInfo', 'create_model', 'flat_variables', 'intermediates', 'linen', 'list_models', 'model_info', 'nnx',
-    'objax', 'predictor', 'weights',
+    'objax', 'predictor', 'push_to_hub', 'save_weights', 'weights',
 ]  # fmt: skip
 
 FRAMEWORKS = ('linen', 'objax', 'nnx')
@@ -23,6 +24,8 @@ FRAMEWORKS = ('linen', 'objax', 'nnx')
 
 def __getattr__(name: str):
     """Imports `jeffnet.linen`, `.objax`, `.nnx`, `.weights`, `.data`, `.train` on first use."""
+    if name in ('push_to_hub', 'save_weights'):
+        return getattr(importlib.import_module('jeffnet.weights'), name)
     if name in (*FRAMEWORKS, 'weights', 'data', 'train'):
         return importlib.import_module(f'jeffnet.{name}')
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
@@ -34,18 +37,22 @@ def create_model(name: str, framework: str = 'linen', **options) -> Any:
     The options are those of every framework's `create_model`:
 
     - `pretrained=False`: fetch the published weights of this name.
-    - `weights=None`: a local file instead, or `hf-hub:owner/repo[@revision]`.
+    - `weights=None`: a file or folder instead, or `hf-hub:owner/repo[@revision]`; docs/weights.md lists the kinds.
     - `strict=True`: any missing, unexpected or misshapen array is an error; `False` loads what fits and logs the rest.
+    - `use_ema=True`: the averaged weights of a training checkpoint, where it holds both.
     - `num_classes=None`: as published; n > 0: a fresh classifier; 0: the final feature map; -1: all but the classifier.
     - `in_chans=3`: channels of the images; loaded weights of the first convolution are adapted.
     - `image_size=None`: for models with position tables; convolutional networks take any size anyway.
     - `features_only=False`, `out_indices=None`: return a list of feature maps, described by `module.feature_info`.
     - `output_stride=32`: 32, 16 or 8; strides beyond it become dilations.
     - `drop_rate=0.`, `drop_path_rate=0.`: dropout before the classifier, stochastic depth.
+    - `bn_eps=None`, `bn_momentum=None`: of batch norm, as published; the momentum is the share that is kept.
     - `dtype=jnp.float32`: of the computation; parameters, statistics and logits stay float32.
     - `seed=0`: of the initial values, the same in all frameworks.
 
-    Fields of the architecture itself, such as `stride_in_projection` of the EdgeTPU models, are accepted too.
+    The name may also be a place that says which model it holds, `hf-hub:owner/repo[@revision]` or `local-dir:PATH`;
+    `pretrained=True` then takes the weights from there. Fields of the architecture itself, such as
+    `stride_in_projection` of the EdgeTPU models, are accepted too.
     Raises ValueError or TypeError naming the keyword at fault.
     """
     return _back_end(framework).create_model(name, **options)

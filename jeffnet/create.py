@@ -20,7 +20,9 @@ log = logging.getLogger('jeffnet')
 
 FLAVOURS = {'pt': PYTORCH, 'tf': TENSORFLOW}
 # Fields of a model's dataclass that are set by the keywords of `_plan`; the stages are the architecture itself.
-NOT_OVERRIDES = ('stages', 'num_classes', 'in_chans', 'out_indices', 'output_stride', 'drop_rate', 'drop_path_rate')
+NOT_OVERRIDES = (
+    'stages', 'num_classes', 'in_chans', 'out_indices', 'output_stride', 'drop_rate', 'drop_path_rate', 'variant',
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -37,33 +39,52 @@ class Plan:
 def plan(name: str, **options) -> Plan:
     """Checks every keyword of the contract and resolves the name; see `jeffnet.create_model`.
 
-    A checkpoint folder as `weights` brings the options it was trained with; those given here win.
+    A folder, hub repository or file that says which options its network has brings them; those given here win.
     """
-    return _plan(name, **{**_saved_options(name, options.get('weights')), **options})
+    weights, asked = options.get('weights'), options.get('num_classes') is not None
+    if weights is not None and (not isinstance(weights, str | Path) or not str(weights)):
+        raise ValueError(f'weights={weights!r}: expected the path of a file or folder, or hf-hub:owner/repo')
+    if weights is not None and options.get('pretrained'):
+        raise ValueError(f'pretrained=True and weights={str(weights)!r}: give one of the two')
+    if isinstance(name, str) and ':' in name:
+        name, saved = _from_place(name, options)
+        return _plan(name, new_classifier=asked, **{**saved, **options, 'pretrained': False})
+    if weights is None:
+        return _plan(name, new_classifier=asked, **options)
+    from jeffnet.weights import source
+
+    found = source.locate(weights)
+    source.same_network(found, model_info(name))
+    return _plan(name, new_classifier=asked, **{**found.options, **options, 'weights': found.path})
 
 
-def _saved_options(name: str, weights: Any) -> dict:
-    """The options in the config of a checkpoint folder (or of the file in it); ValueError if it is of another model."""
-    if not isinstance(weights, str | Path) or str(weights).startswith('hf-hub:'):
-        return {}
-    path = Path(weights).expanduser()
-    folder = path if path.is_dir() else path.parent
-    if not (folder / 'config.json').is_file() or path not in (folder, folder / 'model.safetensors'):
-        return {}
-    from jeffnet.weights import read_config
+def _from_place(name: str, options: dict) -> tuple[str, dict]:
+    """The model that a place holds, `hf-hub:owner/repo` or `local-dir:PATH`, and its options, weights among them."""
+    from jeffnet.weights import source
 
-    config = read_config(folder)
-    if model_info(config['model']).name != model_info(name).name:
-        raise ValueError(f'weights={str(weights)!r} is a checkpoint of {config["model"]}, not of {name}')
-    return config['options']
+    if not source.is_source(name):
+        raise ValueError(f'model name {name!r}: expected a name, hf-hub:owner/repo or local-dir:PATH')
+    if options.get('weights') is not None:
+        raise ValueError(f'{name!r} and weights={str(options["weights"])!r}: give one of the two')
+    found = source.locate(name)
+    if found.model is None:
+        known = found.config.get('architecture')
+        raise ValueError(
+            f'{name}: timm calls its architecture {known!r}, which jeffnet does not have'
+            if known
+            else f'{name} holds no config.json that names its model; give the name, and this as weights='
+        )
+    return found.model, {**found.options, 'weights': found.path if options.get('pretrained') else None}
 
 
 def _plan(
     name: str,
     *,
+    new_classifier: bool,
     pretrained: bool = False,
-    weights: Any = None,
+    weights: str | Path | None = None,
     strict: bool = True,
+    use_ema: bool = True,
     num_classes: int | None = None,
     in_chans: int = 3,
     image_size: int | tuple[int, int] | None = None,
@@ -72,6 +93,8 @@ def _plan(
     output_stride: int = 32,
     drop_rate: float = 0.0,
     drop_path_rate: float = 0.0,
+    bn_eps: float | None = None,
+    bn_momentum: float | None = None,
     dtype: Any = jnp.float32,
     seed: int = 0,
     **overrides,
@@ -81,6 +104,7 @@ def _plan(
     published = variant(**info.options)
     whole = dataclasses.replace(published, **_overrides(info, published, overrides))
     chosen = {
+        'variant': info.name,
         'num_classes': _classes(num_classes, whole.num_classes),
         'in_chans': _positive('in_chans', in_chans),
         'output_stride': _one_of('output_stride', output_stride, (8, 16, 32)),
@@ -91,9 +115,9 @@ def _plan(
         _image_size(image_size, output_stride)
     _check_seed(seed)
     _flag('strict', strict)
-    if weights is not None and (not isinstance(weights, str | Path) or not str(weights)):
-        raise ValueError(f'weights={weights!r}: expected the path of a file or checkpoint folder, or hf-hub:owner/repo')
-    policy = dataclasses.replace(FLAVOURS[info.flavour], dtype=_floating(dtype))
+    _flag('use_ema', use_ema)
+    given = _batch_norm(bn_eps, bn_momentum)
+    policy = dataclasses.replace(FLAVOURS[info.flavour], dtype=_floating(dtype), **given)
     block = dataclasses.replace(whole, **chosen)
     if _flag('features_only', features_only):
         if num_classes is not None and num_classes > 0:
@@ -101,15 +125,32 @@ def _plan(
         block = dataclasses.replace(block, out_indices=_indices(out_indices, len(block.feature_info)))
     elif out_indices is not None:
         raise ValueError(f'out_indices={out_indices!r} needs features_only=True')
-    values = None
-    if pretrained or weights is not None:
-        from jeffnet import weights as loading
+    if not _flag('pretrained', pretrained) and weights is None:
+        return Plan(info, block, policy, None, int(seed))
+    from jeffnet.weights import load, source
 
-        values = loading.load(
-            info, block, policy, pretrained=pretrained, weights=weights, strict=strict,
-            new_classifier=num_classes is not None,
-        )  # fmt: skip
-    return Plan(info, block, policy, values, int(seed))
+    loaded = load(
+        info, block, policy, source.pinned(info) if weights is None else Path(weights),
+        strict=strict, new_classifier=new_classifier, use_ema=use_ema,
+    )  # fmt: skip
+    policy = dataclasses.replace(policy, **{**loaded.policy, **given})
+    return Plan(info, block, policy, loaded.values, int(seed))
+
+
+def _batch_norm(eps, momentum) -> dict:
+    """The settings of batch norm that were asked for."""
+    given = {}
+    if eps is not None:
+        if not _number(eps) or not 0 < eps < 1:
+            raise ValueError(f'bn_eps={eps!r}: expected None (as published) or a small positive number')
+        given['bn_eps'] = float(eps)
+    if momentum is not None:
+        if not _number(momentum) or not 0 <= momentum <= 1:
+            raise ValueError(
+                f'bn_momentum={momentum!r}: expected None (as published) or the share of the old statistic, 0 to 1'
+            )
+        given['bn_momentum'] = float(momentum)
+    return given
 
 
 def _overrides(info: ModelInfo, block: Any, overrides: dict) -> dict:

@@ -6,13 +6,10 @@ Nothing heavy is imported at the top: DataLoader workers import the script again
 import argparse
 import csv
 import json
-import logging
 import math
 import sys
 import time
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -21,8 +18,9 @@ from typing import Any
 import numpy as np
 
 import jeffnet
+from jeffnet.command_line import InputError, Parser, at_least, guarded, input_errors
 from jeffnet.data import import_reader
-from jeffnet.data.folder import ClassFolder, DataError
+from jeffnet.data.folder import ClassFolder
 from jeffnet.data.order import EvaluationBatches
 from jeffnet.data.preprocessing import INTERPOLATIONS, KINDS, Preprocessing
 
@@ -30,10 +28,6 @@ COLUMNS: list[str] = [
     'model', 'framework', 'pipeline', 'top1', 'top5', 'images', 'img_size', 'crop_pct', 'interpolation',
     'preprocessing', 'parameters', 'seconds',
 ]  # fmt: skip
-
-
-class InputError(ValueError):
-    """What the user can mend: an argument, a checkpoint, a missing package."""
 
 
 @dataclass(frozen=True)
@@ -50,61 +44,23 @@ def main(framework: str, pipeline: str, argv: list[str] | None = None) -> int:
 
     Returns the exit status: 0 done; 2 bad arguments or input, one line on standard error; 1 failed while running.
     """
-    try:
-        with input_errors():
-            args = parser().parse_args(argv)
-            jobs, classes = plan(args)
-            if args.results_file:
-                check_results_file(args.results_file)
-            source = open_data(args, pipeline, classes)
-            reader = import_reader(pipeline)
-        for job in jobs:
-            row = validate(job, framework, reader, source, args)
-            if args.results_file:
-                add_row(args.results_file, {'framework': framework, 'pipeline': pipeline, **row})
-    except (InputError, DataError) as error:
-        return stop(error, 2)
-    except ConnectionError as error:  # weights could not be fetched
-        return stop(error, 1)
-    except Exception:
-        traceback.print_exc()
-        return 1
+    return guarded(lambda: run(framework, pipeline, argv))
+
+
+def run(framework: str, pipeline: str, argv: list[str] | None) -> int:
+    """Runs all jobs that the command line asks for; raises what `guarded` turns into an exit status."""
+    with input_errors():
+        args = parser().parse_args(argv)
+        jobs, classes = plan(args)
+        if args.results_file:
+            check_results_file(args.results_file)
+        source = open_data(args, pipeline, classes)
+        reader = import_reader(pipeline)
+    for job in jobs:
+        row = validate(job, framework, reader, source, args)
+        if args.results_file:
+            add_row(args.results_file, {'framework': framework, 'pipeline': pipeline, **row})
     return 0
-
-
-def stop(error: Exception, status: int) -> int:
-    """One line on standard error."""
-    print(f'{Path(sys.argv[0]).name}: {" ".join(str(error).split())}', file=sys.stderr)
-    return status
-
-
-@contextmanager
-def input_errors() -> Iterator[None]:
-    """Errors of what runs in here are the input's: InputError."""
-    try:
-        yield
-    except ConnectionError:
-        raise
-    except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
-        raise InputError(str(error)) from error
-
-
-class Parser(argparse.ArgumentParser):
-    """Reports a bad argument by an exception, without the usage."""
-
-    def error(self, message: str):
-        raise InputError(f'{message} (--help lists the arguments)')
-
-
-def at_least(least: int) -> Callable[[str], int]:
-    """Reads a whole number that is not below `least`."""
-
-    def convert(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
-            raise argparse.ArgumentTypeError(f'{text!r} is not a whole number, {least} or more')
-        return int(text)
-
-    return convert
 
 
 def parser() -> Parser:
@@ -112,7 +68,8 @@ def parser() -> Parser:
     p = Parser(description='Top-1 and top-5 accuracy of models on labelled images.', allow_abbrev=False)
     p.add_argument('data', metavar='DATA', help='folder of class folders, parent of such a validation/, or TFDS folder')
     p.add_argument('--model', help="a name, a shell glob, or 'all'; not needed with a checkpoint folder")
-    p.add_argument('--checkpoint', help='a checkpoint folder, or a weights file')
+    p.add_argument('--checkpoint', help='a checkpoint folder, a weights file, or hf-hub:owner/repo')
+    p.add_argument('--use-ema', action=argparse.BooleanOptionalAction, default=True, help='averaged weights, if there')
     p.add_argument('--pretrained', action=argparse.BooleanOptionalAction, help='default: unless --checkpoint is given')
     p.add_argument('--dataset', metavar='NAME[:SPLIT]', help='the TFDS set in DATA; default: imagenet2012, if there')
     p.add_argument('--split', help='default: validation')
@@ -135,13 +92,17 @@ def parser() -> Parser:
 
 def plan(args: argparse.Namespace) -> tuple[list[Job], list[str] | None]:
     """The jobs that the arguments ask for, and the class names if a checkpoint holds them."""
-    config = jeffnet.weights.read_config(args.checkpoint) if args.checkpoint and Path(args.checkpoint).is_dir() else {}
+    found = jeffnet.weights.locate(args.checkpoint) if args.checkpoint else None
+    config = found.config if found else {}
+    if found and not config and args.model is None and found.path.is_dir():
+        config = jeffnet.weights.read_config(found.path)  # says what is missing
     names = [checkpoint_model(args, config)] if config else model_names(args)
     pretrained = args.checkpoint is None if args.pretrained is None else args.pretrained
     own = config.get('options', {})
     if config and args.num_classes not in (None, own.get('num_classes')):
         raise ValueError(f'--num-classes {args.num_classes}: {args.checkpoint} has {own.get("num_classes")} classes')
-    options = {**own, 'pretrained': pretrained, 'weights': args.checkpoint, 'dtype': args.dtype}
+    options = {**own, 'pretrained': pretrained, 'weights': found and found.path, 'dtype': args.dtype}
+    options['use_ema'] = args.use_ema
     options['in_chans'] = args.in_chans or own.get('in_chans', 3)
     if not config and not pretrained:
         options['num_classes'] = args.num_classes
@@ -157,6 +118,8 @@ def plan(args: argparse.Namespace) -> tuple[list[Job], list[str] | None]:
 
 def checkpoint_model(args: argparse.Namespace, config: dict) -> str:
     """The model of a checkpoint folder, which --model may repeat."""
+    if config['model'] is None:
+        raise ValueError(f'{args.checkpoint} holds the timm architecture {config["architecture"]}, unknown to jeffnet')
     if args.model is not None and jeffnet.model_info(args.model).name != config['model']:
         raise ValueError(f'--model {args.model}: {args.checkpoint} is a checkpoint of {config["model"]}')
     return config['model']
@@ -219,23 +182,12 @@ def validate(job: Job, framework: str, reader: ModuleType, source: Any, args: ar
 
 def build(job: Job, framework: str) -> tuple[Callable[[np.ndarray], Any], int]:
     """The compiled model, and the number of its trained parameters."""
-    log, refuse = logging.getLogger('jeffnet'), RefuseWarnings(logging.WARNING)
-    log.addHandler(refuse)
-    try:
+    with jeffnet.weights.Incomplete():  # a fresh classifier, say: what follows would measure nothing
         model = jeffnet.create_model(job.model, framework, **job.options)
-    finally:
-        log.removeHandler(refuse)
     module, variables = model if framework == 'linen' else (model, None)
     flat = jeffnet.flat_variables(module if variables is None else variables)
     parameters = sum(array.size for name, array in flat.items() if not name.endswith(('.mean', '.var')))
     return jeffnet.predictor(module, variables), parameters
-
-
-class RefuseWarnings(logging.Handler):
-    """A warning while weights load says that some did not (a fresh classifier): what follows would measure nothing."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        raise InputError(record.getMessage())
 
 
 def check_classes(model: str, logits: int, classes: int, asked: int | None) -> None:

@@ -15,7 +15,8 @@ import jeffnet
 from benchmarks import parity
 from jeffnet.core.block import State, declarations
 from jeffnet.create import parameter_count, plan
-from jeffnet.weights.names import from_timm
+from jeffnet.weights.names import translate
+from jeffnet.weights.stored import StoredArray
 
 NAMES = jeffnet.list_models()
 RESULTS = Path(__file__).parent.parent / 'results' / 'parity.csv'
@@ -43,10 +44,11 @@ def test_variables_are_those_of_timm_by_name_and_shape(name):
     info, chosen = jeffnet.model_info(name), plan(name)
     with torch.device('meta'):
         theirs = timm.create_model(info.timm)
-    shapes = {k: np.broadcast_to(np.float32(0), v.shape) for k, v in theirs.state_dict().items()}  # no memory
     ours = declarations(chosen.block, chosen.policy)
-    names = from_timm(shapes, ours, jeffnet.models.table.definition(info).WEIGHT_NAMES)
-    assert {k: v.shape for k, v in names.items()} == {k: v.shape for k, v in ours.items()}
+    arrays = {k: StoredArray(tuple(v.shape), np.dtype('float32'), v.numpy) for k, v in theirs.state_dict().items()}
+    found = translate('pytorch', arrays, info, chosen.block, chosen.policy)
+    assert {k: v.shape for k, v in found.flat.items()} == {k: v.shape for k, v in ours.items()}
+    assert not found.unexpected
     assert parameter_count(chosen.block) == info.parameters == sum(p.numel() for p in theirs.parameters())
 
 

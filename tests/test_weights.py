@@ -1,52 +1,45 @@
-"""Weights files in and out: strict about names and shapes, one error for all faults."""
+"""The strict merge: names and shapes, one error for all faults; what is adapted and what is reported."""
 
 import json
 import logging
-import os
-import subprocess
-import sys
-from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
-from threading import Thread
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+import torch
+from timm.layers import resample_abs_pos_embed
 
 import jeffnet
 from benchmarks import parity
 from jeffnet import weights
-
-NAME = 'pt_mnasnet_small'
-
-
-@pytest.fixture(scope='module')
-def state():
-    return {k: v.numpy() for k, v in parity.reference(NAME).state_dict().items()}
+from jeffnet.weights import adapt
+from tests.conftest import SMALL as NAME
 
 
-def write(state, path):
-    save_file({k: np.ascontiguousarray(v) for k, v in state.items()}, path)
-    return path
-
-
-def test_one_error_lists_every_missing_unexpected_and_misshapen_array(state, tmp_path):
-    bad = {**state, 'extra.weight': np.zeros(3, np.float32), 'bn1.bias': np.zeros(9, np.float32)}
+def test_one_error_lists_every_missing_unexpected_and_misshapen_array(state, write, tmp_path):
+    bad = {
+        **state,
+        'extra.weight': np.zeros(3, np.float32),
+        '../escape.weight': np.ones(1),
+        'bn1.bias': np.zeros(9, np.float32),
+    }
     del bad['conv_head.weight'], bad['blocks.1.0.bn1.running_var']
     path = write(bad, tmp_path / 'bad.safetensors')
     with pytest.raises(ValueError) as caught:
         jeffnet.create_model(NAME, weights=path)
-    text = str(caught.value)
-    assert str(path) in text and 'strict=False' in text
-    for part in ('2 missing', 'conv_head.kernel', 'blocks_1_0.bn1.var', '1 unexpected', 'extra.scale',
-                 '1 of another shape',
-                 'bn1.bias: (9,) in the file, (8,) in the model'):  # fmt: skip
-        assert part in text
+    head, *listed = str(caught.value).splitlines()
+    assert head.startswith(
+        f'{path} does not fit {NAME}: 2 missing from the file, 2 unexpected in the file, 1 of another'
+    )
+    assert 'strict=False' in head
+    assert listed == [
+        '  missing from the file:', '    blocks_1_0.bn1.var', '    conv_head.kernel',
+        '  unexpected in the file:', '    ../escape.weight', '    extra.weight',
+        '  of another shape:', '    bn1.bias: (9,) in the file, (8,) in the model',
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize('framework', jeffnet.FRAMEWORKS)
-def test_not_strict_loads_what_fits_and_logs_the_rest(framework, state, tmp_path, caplog):
+def test_not_strict_loads_what_fits_and_logs_the_rest(framework, state, write, tmp_path, caplog):
     bad = dict(state)
     del bad['conv_head.weight']
     made = jeffnet.create_model(NAME, framework, weights=write(bad, tmp_path / 'bad.safetensors'), strict=False)
@@ -57,7 +50,7 @@ def test_not_strict_loads_what_fits_and_logs_the_rest(framework, state, tmp_path
     assert 'conv_head.kernel' in caplog.text
 
 
-def test_another_number_of_classes_gives_a_fresh_classifier_and_says_so(state, tmp_path, caplog):
+def test_another_number_of_classes_gives_a_fresh_classifier_and_says_so(state, write, tmp_path, caplog):
     path = write(state, tmp_path / 'model.safetensors')
     flat = jeffnet.flat_variables(jeffnet.create_model(NAME, weights=path, num_classes=4)[1])
     assert flat['classifier.kernel'].shape == (1280, 4)
@@ -65,10 +58,10 @@ def test_another_number_of_classes_gives_a_fresh_classifier_and_says_so(state, t
     assert 'fresh classifier of 4 classes' in caplog.text and caplog.records[0].levelno == logging.WARNING
 
 
-def test_a_file_of_other_classes_needs_the_number(state, tmp_path):
+def test_a_file_of_other_classes_needs_the_number(state, write, tmp_path):
     other = {**state, 'classifier.weight': np.zeros((6, 1280), np.float32), 'classifier.bias': np.zeros(6, np.float32)}
     path = write(other, tmp_path / 'model.safetensors')
-    with pytest.raises(ValueError, match='num_classes='):
+    with pytest.raises(ValueError, match='its classifier has 6 classes: pass num_classes=6'):
         jeffnet.create_model(NAME, weights=path)
     flat = jeffnet.flat_variables(jeffnet.create_model(NAME, weights=path, num_classes=6)[1])
     assert not np.any(flat['classifier.kernel'])
@@ -113,73 +106,113 @@ def test_a_checkpoint_folder_brings_its_options_and_refuses_another_model(tmp_pa
         jeffnet.create_model('pt_mnasnet_100', weights=tmp_path / 'best')
 
 
-def test_files_that_cannot_be_read(tmp_path):
-    (tmp_path / 'cut.safetensors').write_bytes(b'\x10\x00\x00')
-    with pytest.raises(ValueError, match=r'cut\.safetensors is not a complete safetensors file'):
-        jeffnet.create_model(NAME, weights=tmp_path / 'cut.safetensors')
-    (tmp_path / 'model.onnx').write_bytes(b'')
-    with pytest.raises(ValueError, match=r'cannot read \.onnx files'):
-        jeffnet.create_model(NAME, weights=tmp_path / 'model.onnx')
-    (tmp_path / 'empty').mkdir()
-    with pytest.raises(FileNotFoundError, match=r'holds no model\.safetensors'):
-        jeffnet.create_model(NAME, weights=tmp_path / 'empty')
-    with pytest.raises(FileNotFoundError, match=r'holds no config\.json'):
-        weights.read_config(tmp_path / 'empty')
-    (tmp_path / 'empty' / 'config.json').write_text(json.dumps({'architecture': 'x'}))
-    with pytest.raises(ValueError, match='not written by jeffnet'):
-        weights.read_config(tmp_path / 'empty')
+def test_a_file_of_another_architecture_is_recognised(state, write, tmp_path):
+    path = write(state, tmp_path / 'model.safetensors')
+    with pytest.raises(ValueError, match=r'does not fit pt_fbnetc_100.*its arrays are those of pt_mnasnet_small: use'):
+        jeffnet.create_model('pt_fbnetc_100', weights=path)
+    with pytest.raises(ValueError, match=r'none of its names are known'):
+        jeffnet.create_model(NAME, weights=write({'a': np.ones(2)}, path))
+
+
+@pytest.mark.parametrize('kind', ['float16', 'bfloat16', 'float64'])
+def test_other_float_types_are_cast_and_reported(kind, state, write, tmp_path, caplog):
+    import ml_dtypes
+
+    dtype = np.dtype(getattr(ml_dtypes, kind, kind))
+    cast = {k: v.astype(dtype) if v.dtype == np.float32 else v for k, v in state.items()}
+    _, variables = jeffnet.create_model(NAME, weights=write(cast, tmp_path / 'model.safetensors'))
+    flat = jeffnet.flat_variables(variables)
+    assert flat['bn1.scale'].dtype == np.float32
+    np.testing.assert_array_equal(flat['bn1.scale'], state['bn1.weight'].astype(dtype).astype(np.float32))
+    assert f'{len(flat)} {kind} arrays are cast to float32' in caplog.text and caplog.records[0].levelname == 'WARNING'
+
+
+def test_whole_numbers_are_no_weights(state, write, tmp_path):
+    quantised = {**state, 'conv_stem.weight': state['conv_stem.weight'].astype(np.int8)}
+    with pytest.raises(ValueError, match=r'conv_stem\.kernel holds int8 values'):
+        jeffnet.create_model(NAME, weights=write(quantised, tmp_path / 'model.safetensors'))
+
+
+def test_values_that_are_no_numbers_are_named(state, write, tmp_path, caplog):
+    bad = {k: v.copy() for k, v in state.items()}
+    bad['bn1.bias'][2], bad['blocks.1.0.conv_dw.weight'][0] = np.nan, np.inf
+    path = write(bad, tmp_path / 'model.safetensors')
+    jeffnet.create_model(NAME, weights=path)
+    assert f'{path}: NaN or infinite values in blocks_1_0.conv_dw.kernel, bn1.bias' in caplog.text
+    with pytest.raises(ValueError, match='NaN or infinite'), weights.Incomplete():
+        jeffnet.create_model(NAME, weights=path)
+
+
+@pytest.mark.parametrize('count', [1, 2, 4, 7])
+def test_other_channels_give_the_same_sum_on_equal_channels(count, state, write, tmp_path):
+    flat = jeffnet.flat_variables(
+        jeffnet.create_model(NAME, weights=write(state, tmp_path / 'model.safetensors'), in_chans=count)[1]
+    )
+    kernel, original = np.asarray(flat['conv_stem.kernel']), state['conv_stem.weight'].transpose(2, 3, 1, 0)
+    assert kernel.shape[2] == count
+    if count == 1:
+        np.testing.assert_array_equal(kernel, original.sum(2, keepdims=True))
+    else:
+        np.testing.assert_array_equal(kernel, original[:, :, [i % 3 for i in range(count)]] * np.float32(3 / count))
+
+
+def test_channels_are_adapted_from_any_count(state, write, tmp_path):
+    five = {**state, 'conv_stem.weight': np.random.default_rng(0).standard_normal((8, 5, 3, 3)).astype(np.float32)}
+    path = write(five, tmp_path / 'model.safetensors')
+    kernel = jeffnet.flat_variables(jeffnet.create_model(NAME, weights=path)[1])['conv_stem.kernel']
+    expected = five['conv_stem.weight'][:, :3].transpose(2, 3, 1, 0) * np.float32(5 / 3)
+    np.testing.assert_array_equal(kernel, expected)
+
+
+@pytest.mark.parametrize('grid', [(7, 7), (20, 20), (9, 16), (14, 14)])
+def test_position_tables_are_resampled_as_timm_does(grid):
+    """PyTorch computes places up to 14 in float32 (1e-6 each), which 4 x 4 products of values up to 4 multiply."""
+    table = np.random.default_rng(1).standard_normal((1, 2 + 14 * 14, 6)).astype(np.float32)
+    theirs = resample_abs_pos_embed(torch.from_numpy(table), list(grid), num_prefix_tokens=2).numpy()
+    ours = adapt.positions(table, grid, prefix_tokens=2)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    with pytest.raises(ValueError, match='197 places is no square'):
+        adapt.positions(table, grid, prefix_tokens=1)
+
+
+def test_load_resamples_the_tables_that_a_family_names(state, write, tmp_path, monkeypatch):
+    from jeffnet.create import plan
+    from jeffnet.models import efficientnet
+    from jeffnet.weights import merge
+    from jeffnet.weights.stored import StoredArray
+
+    chosen = plan(NAME)
+    block = chosen.block
+    block.grid_size = (3, 5)
+    monkeypatch.setattr(efficientnet, 'POSITION_TABLES', {'pos_embed': 1}, raising=False)
+    table = np.random.default_rng(2).standard_normal((1, 17, 4)).astype(np.float32)
+    wanted = {'pos_embed': type(next(iter(merge.declarations(block).values())))((1, 16, 4), None)}
+    flat = merge.adapted({'pos_embed': StoredArray.of(table)}, chosen.info, block, wanted, False)
+    np.testing.assert_array_equal(flat['pos_embed'].read(), adapt.positions(table, (3, 5), 1))
+    assert flat['pos_embed'].shape == (1, 16, 4)
+
+
+def test_batch_norm_settings_are_options(state):
+    module, _ = jeffnet.create_model(NAME, bn_eps=1e-3, bn_momentum=0.5)
+    assert (module.policy.bn_eps, module.policy.bn_momentum) == (1e-3, 0.5)
+    for option in ({'bn_eps': 0}, {'bn_momentum': 2}, {'bn_eps': True}):
+        with pytest.raises(ValueError, match=next(iter(option))):
+            jeffnet.create_model(NAME, **option)
+
+
+def test_bad_sources_are_named(tmp_path):
+    for value in (3, b'x', ''):
+        with pytest.raises(ValueError, match='expected the path of a file or folder'):
+            jeffnet.create_model(NAME, weights=value)
+    with pytest.raises(ValueError, match=r"pretrained=True and weights='a': give one"):
+        jeffnet.create_model(NAME, weights='a', pretrained=True)
+    with pytest.raises(ValueError, match='has no published weights'):
+        jeffnet.create_model('pt_efficientnet_b8', pretrained=True)
     with pytest.raises(ValueError, match='hf-hub:owner/repo'):
         jeffnet.create_model(NAME, weights='hf-hub:nonsense')
-
-
-def test_the_hub_offline_is_one_clear_error(monkeypatch, tmp_path):
-    import huggingface_hub.constants
-
-    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_OFFLINE', True)
-    monkeypatch.setattr(huggingface_hub.constants, 'HF_HUB_CACHE', str(tmp_path))
-    with pytest.raises(ConnectionError, match=r'timm/mnasnet_small\.lamb_in1k.*weights=<path>'):
-        jeffnet.create_model(NAME, pretrained=True)
-
-
-class Hub(BaseHTTPRequestHandler):
-    """The two requests by which the hub library fetches one file."""
-
-    file: Path
-
-    def do_HEAD(self):
-        self.answer(b'')
-
-    def do_GET(self):
-        self.answer(self.file.read_bytes())
-
-    def answer(self, body):
-        known = self.path == '/timm/mnasnet_small.lamb_in1k/resolve/main/model.safetensors'
-        self.send_response(200 if known else 404)
-        if known:
-            self.send_header('ETag', '"0123abcd"')
-            self.send_header('X-Repo-Commit', '1' * 40)
-            self.send_header('Content-Length', str(self.file.stat().st_size))
-        self.end_headers()
-        self.wfile.write(body if known else b'')
-
-    def log_message(self, *args):
-        """Keeps the test's output quiet."""
-
-
-def test_pretrained_downloads_the_pinned_weights_once(state, tmp_path):
-    Hub.file = write(state, tmp_path / 'served.safetensors')
-    server = ThreadingHTTPServer(('127.0.0.1', 0), Hub)
-    Thread(target=server.serve_forever, daemon=True).start()
-    program = (
-        'import jeffnet, numpy as np\n'
-        "model = jeffnet.nnx.create_model('pt_mnasnet_small', pretrained=True)\n"
-        "print(float(np.abs(jeffnet.flat_variables(model)['classifier.bias']).sum()))"
-    )
-    address = f'http://127.0.0.1:{server.server_address[1]}'
-    own = {'HF_ENDPOINT': address, 'HF_HOME': str(tmp_path / 'cache'), 'HF_HUB_DISABLE_PROGRESS_BARS': '1'}
-    run = partial(subprocess.run, [sys.executable, '-c', program], capture_output=True, text=True, check=True)
-    expected = pytest.approx(float(np.abs(state['classifier.bias']).sum()), rel=1e-5)
-    assert float(run(env={**os.environ, **own}).stdout) == expected
-    server.shutdown()
-    server.server_close()
-    assert float(run(env={**os.environ, **own, 'HF_HUB_OFFLINE': '1'}).stdout) == expected  # now from the cache
+    (tmp_path / 'config.json').write_text(json.dumps({'architecture': 'resnet_of_the_future'}))
+    with pytest.raises(ValueError, match=r"calls its architecture 'resnet_of_the_future'"):
+        jeffnet.create_model(f'local-dir:{tmp_path}')
+    (tmp_path / 'config.json').write_text('{')
+    with pytest.raises(ValueError, match=r'config\.json is not valid JSON'):
+        jeffnet.create_model(f'local-dir:{tmp_path}')

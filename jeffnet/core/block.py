@@ -97,8 +97,11 @@ def recording() -> Iterator[dict]:
         _recorded.reset(token)
 
 
-def declarations(block: Block, policy: Policy = PYTORCH) -> dict[str, Param]:
-    """The `Param` and `State` declarations of a block by flat name, in order, found without a framework."""
+def declarations(block: Block, policy: Policy = PYTORCH, index: str = '_') -> dict[str, Param]:
+    """The `Param` and `State` declarations of a block by flat name, in order, found without a framework.
+
+    `index` stands before the position in a list: `_` in our flat names (`blocks_0_0`), `.` in PyTorch's (`blocks.0.0`).
+    """
     block = copy.copy(block)
     block.policy = policy
     block.setup()
@@ -109,9 +112,9 @@ def declarations(block: Block, policy: Policy = PYTORCH) -> dict[str, Param]:
             found[name] = value
         elif isinstance(value, list):
             for i, element in enumerate(value):
-                walk(f'{name}_{i}', element)
+                walk(f'{name}{index}{i}', element)
         elif isinstance(value, Block):
-            for inner, declared in declarations(policy.rewrite(value), policy).items():
+            for inner, declared in declarations(policy.rewrite(value), policy, index).items():
                 found[f'{name}.{inner}'] = declared
 
     for name, value in vars(block).items():

@@ -93,8 +93,11 @@ def initial_value(name: str, declared: Param, seed: int) -> np.ndarray:
 
 
 def to_device(value) -> jax.Array:
-    """A JAX array of its own; unlike `jnp.asarray`, without compiling a program for each shape."""
-    return jax.device_put(value, may_alias=False)
+    """A JAX array of its own; unlike `jnp.asarray`, without compiling a program for each shape.
+
+    One that is on the device already has been put there for this model: it stays as it is.
+    """
+    return value if isinstance(value, jax.Array) else jax.device_put(value, may_alias=False)
 
 
 @dataclass(frozen=True)

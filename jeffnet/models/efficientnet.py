@@ -40,6 +40,7 @@ class EfficientNet(Block):
     output_stride: int = 32
     drop_rate: float = 0.0
     drop_path_rate: float = 0.0
+    variant: str | None = field(default=None, repr=False, compare=False)  # its name in the table, for saved files
 
     def setup(self):
         stem = stem_width(self)
@@ -245,6 +246,6 @@ VARIANTS = {
     'mobilenetv3_small_minimal_100': partial(_v3, table.MOBILENETV3_SMALL_MINIMAL, features=1024),
 }  # fmt: skip
 
-# Names in timm's files that the general rule does not cover: MixConv holds its convolutions in a list of its own.
-WEIGHT_NAMES = ((r'(conv_(?:pw|dw|pwl))\.(\d+)\.weight$', r'\1.convs.\2.weight'),)
+# timm's names that the general rule does not give: its MixConv is itself the list of its convolutions.
+WEIGHT_NAMES = ((r'\.convs\.(\d+)\.', r'.\1.'),)
 FIRST_CONV, CLASSIFIER = 'conv_stem', 'classifier'

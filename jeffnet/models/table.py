@@ -6,7 +6,7 @@ The data lie beside this file, one JSON file per family file; no framework is im
 import difflib
 import fnmatch
 import functools
-import importlib
+import importlib.util
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +40,7 @@ class ModelInfo:
     top5: float | None
     top_image_size: int | None  # pixels, at which top1 and top5 were measured
     drop_rate: float  # dropout of the published training recipe; models are built with 0 unless asked
+    revision: str | None = None  # commit of the hub's repository that holds `weights`; None: its newest
 
     @property
     def tag(self) -> str | None:
@@ -97,3 +98,9 @@ def list_models(pattern: str | None = None, *, family: str | None = None, pretra
 def definition(info: ModelInfo):
     """The module of jeffnet.models that defines this model."""
     return importlib.import_module(f'jeffnet.models.{info.file}')
+
+
+def foreign_names(info: ModelInfo):
+    """The module of names that other publishers than timm use for this family's arrays, or None."""
+    name = f'jeffnet.models.{info.file}_names'
+    return importlib.import_module(name) if importlib.util.find_spec(name) else None

@@ -1,13 +1,26 @@
-"""Our own checkpoint folders: `config.json` and `model.safetensors` with flat names."""
+"""Folders that hold weights and a `config.json`: our training checkpoints, and timm's layout as on the hub.
 
+Ours has `{"format": "jeffnet", "model": ..., "options": ...}` and flat names. timm's has `{"architecture": ...,
+"pretrained_cfg": ...}` and timm's names; those that jeffnet writes add what timm has no word for under `"jeffnet"`.
+"""
+
+import contextlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from jeffnet.models.table import model_info, table, tagged
+from jeffnet.weights.files import digest
+from jeffnet.weights.stored import StoredArray
+
+# timm's `model_args` that are keywords of `create_model` too.
+MODEL_ARGS = ('num_classes', 'in_chans', 'drop_rate', 'drop_path_rate', 'output_stride', 'bn_eps')
+AS_EVER = {'global_pool': 'avg', 'pretrained': False, 'features_only': False}  # arguments at the value that we have
 
 
 def save(
@@ -25,14 +38,6 @@ def save(
     `options` are the keywords of `create_model` that shape the network, `variables` its flat variables, `preprocessing`
     the fields of `jeffnet.data.preprocessing.Preprocessing`.
     """
-    from safetensors.numpy import save_file
-
-    folder = Path(folder)
-    temporary = folder.with_name(f'.{folder.name}.{os.getpid()}')
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
-    arrays = {name: np.ascontiguousarray(array) for name, array in variables.items()}
-    save_file(arrays, temporary / 'model.safetensors', metadata={'format': 'jeffnet', 'model': model})
     config = {
         'format': 'jeffnet',
         'model': model,
@@ -41,7 +46,31 @@ def save(
         'classes': classes,
         'metrics': dict(metrics) if metrics is not None else None,
     }
-    (temporary / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
+    with replaced(Path(folder)) as temporary:
+        write_arrays(temporary / 'model.safetensors', variables, {'format': 'jeffnet', 'model': model})
+        (temporary / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
+
+
+def write_arrays(path: Path, arrays: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
+    """Writes a .safetensors file whose metadata hold a sha-256 of the arrays, which reading checks."""
+    from safetensors.numpy import save_file
+
+    contiguous = {name: np.asarray(array, order='C') for name, array in arrays.items()}
+    sha256 = digest({name: StoredArray.of(array) for name, array in contiguous.items()})
+    save_file(contiguous, path, metadata={**metadata, 'sha256': sha256})
+
+
+@contextlib.contextmanager
+def replaced(folder: Path) -> Iterator[Path]:
+    """A new folder to write into, which takes the place of `folder` when all went well, and is removed if not."""
+    temporary = folder.with_name(f'.{folder.name}.{os.getpid()}')
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     if folder.exists():  # a folder cannot be replaced in one step: keep the old one until the new one is in place
         old = folder.with_name(f'.{folder.name}.old')
         shutil.rmtree(old, ignore_errors=True)
@@ -53,17 +82,69 @@ def save(
 
 
 def read_config(folder: str | Path) -> dict[str, Any]:
-    """The `config.json` of a checkpoint folder: model, options, preprocessing, classes, metrics.
+    """What the `config.json` of a folder says: model, options, preprocessing, classes, metrics.
 
-    Raises FileNotFoundError or ValueError if the folder is none of ours.
+    Of timm's configurations the model is None if the table does not have it. Raises FileNotFoundError or ValueError if
+    the folder is neither ours nor timm's.
     """
     path = Path(folder) / 'config.json'
     if not path.is_file():
-        raise FileNotFoundError(f'{folder} holds no config.json: it is not a checkpoint folder of jeffnet')
+        raise FileNotFoundError(f'{folder} holds no config.json: it is not a checkpoint folder')
     try:
         config = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # of JSON, or of the encoding
         raise ValueError(f'{path} is not valid JSON ({error})') from error
-    if not isinstance(config, dict) or config.get('format') != 'jeffnet':
-        raise ValueError(f'{path} was not written by jeffnet')
-    return config
+    if isinstance(config, dict) and config.get('format') == 'jeffnet':
+        return config
+    if not isinstance(config, dict) or not isinstance(config.get('architecture'), str):
+        raise ValueError(f'{path} was written neither by jeffnet nor by timm: it names no architecture')
+    try:
+        return _of_timm(config)
+    except (TypeError, KeyError, AttributeError, IndexError, ValueError) as error:
+        raise ValueError(f'{path} describes no model that jeffnet can build ({error})') from error
+
+
+def _of_timm(config: dict[str, Any]) -> dict[str, Any]:
+    """A timm configuration in the terms of ours."""
+    ours, published = config.get('jeffnet') or {}, config.get('pretrained_cfg') or config
+    arguments = config.get('model_args') or {}
+    shape = published.get('input_size') or (3, None, None)  # (C, H, W)
+    options = {key: arguments[key] for key in MODEL_ARGS if arguments.get(key) is not None}
+    if 'bn_momentum' in arguments:
+        options['bn_momentum'] = 1 - arguments['bn_momentum']  # PyTorch counts the share of the new statistic
+    odd = [
+        k
+        for k, v in arguments.items()
+        if k not in (*MODEL_ARGS, 'bn_momentum') and v is not None and AS_EVER.get(k) != v
+    ]
+    if odd:
+        raise ValueError(f'its model_args hold {", ".join(odd)}, which jeffnet does not know')
+    classes = config.get('num_classes', published.get('num_classes', 1000))
+    options['num_classes'] = classes if classes else -1  # timm's 0: no classifier behind the pooling
+    options['in_chans'] = arguments.get('in_chans', shape[0])
+    model = ours.get('model') or model_of_timm(config['architecture'], published.get('tag'))
+    preprocessing = ours.get('preprocessing') or {
+        **({'kind': model_info(model).preprocessing} if model else {}),
+        **({'image_size': list(shape[1:])} if shape[1] else {}),
+        'in_chans': options['in_chans'],
+        **{key: published[key] for key in ('crop_pct', 'interpolation', 'mean', 'std') if published.get(key)},
+    }
+    labels = config.get('label_names') or published.get('label_names')
+    return {
+        'format': 'timm',
+        'model': model,
+        'architecture': config['architecture'],
+        'options': {**options, **ours.get('options', {})},
+        'preprocessing': preprocessing,
+        'classes': labels if isinstance(labels, list) else None,
+        'metrics': ours.get('metrics'),
+    }
+
+
+def model_of_timm(architecture: str, tag: str | None) -> str | None:
+    """Our name of a timm architecture, that of these weights if the table has them; None if there is none."""
+    name = architecture if architecture.startswith('tf_') else f'pt_{architecture}'
+    known = tagged().get(f'{name}.{tag}', name)
+    if known in table():
+        return known
+    return next((info.name for info in table().values() if info.timm == architecture), None)

@@ -1,97 +1,178 @@
-"""The strict merge: arrays from a file into the variables of a model, all faults in one error."""
+"""The strict merge: arrays of a file into the variables of a network, all faults in one error."""
 
 import dataclasses
 import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
-from jeffnet.core.block import Policy, declarations
+from jeffnet.core.block import Param, Policy, declarations
+from jeffnet.core.initial import to_device
 from jeffnet.models.table import ModelInfo, definition
-from jeffnet.weights.files import read
-from jeffnet.weights.names import from_timm
-from jeffnet.weights.sources import from_hub, locate
+from jeffnet.weights import adapt, recognise
+from jeffnet.weights.files import WeightsFile, check_values, read
+from jeffnet.weights.names import Translated, translate
+from jeffnet.weights.stored import StoredArray
 
 log = logging.getLogger('jeffnet')
+# A log record with this attribute says that not all of a network has the values of its weights file.
+INCOMPLETE = {'incomplete': True}
+
+
+class Incomplete(logging.Handler):
+    """Raises ValueError at a record that says so; a context in which all of a network must come from its file."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, 'incomplete', False):
+            raise ValueError(record.getMessage())
+
+    def __enter__(self):
+        log.addHandler(self)
+
+    def __exit__(self, *_):
+        log.removeHandler(self)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a network gets from a file: variables by flat name, and settings of its policy that go with them."""
+
+    values: dict[str, jax.Array]
+    policy: dict[str, Any] = field(default_factory=dict)
 
 
 def load(
     info: ModelInfo,
     block: Any,
     policy: Policy,
+    path: Path,
     *,
-    pretrained: bool = False,
-    weights: str | Path | None = None,
     strict: bool = True,
     new_classifier: bool = False,
-) -> dict[str, np.ndarray]:
-    """Flat variables of this block from the published weights or a file; what is left out keeps its initial value.
+    use_ema: bool = True,
+) -> Loaded:
+    """The variables of this network from a file; what is left out keeps its initial value.
 
     `new_classifier` says that a number of classes was asked for: a classifier of another size is then left out.
     Raises ValueError that lists every missing, unexpected and misshapen array; with `strict=False` that is logged.
     """
-    if pretrained and weights is not None:
-        raise ValueError(f'pretrained=True and weights={str(weights)!r}: give one of the two')
-    if weights is None and info.weights is None:
-        raise ValueError(f'{info.name} has no published weights; build it with pretrained=False or give weights=<file>')
-    path = from_hub(f'timm/{info.weights}') if weights is None else locate(weights)
-    family = definition(info)
+    file = read(path, use_ema)
+    check_values(file)
+    origin_fits(file, info, strict)
     wanted = declarations(block, policy)
     # What the same network has as a whole: the file may hold its head although features are asked for.
-    known = set(declarations(dataclasses.replace(block, out_indices=None, num_classes=1), policy)) | set(wanted)
-    arrays, ours = read(path)
-    flat = arrays if ours else from_timm(arrays, known, family.WEIGHT_NAMES)
-    flat = _adapt(info, family, flat, wanted, block, new_classifier)
-    return _merge(str(path), flat, wanted, known, strict)
+    whole = dataclasses.replace(block, out_indices=None, num_classes=max(block.num_classes, 1))
+    found = translate(file.layout, file.arrays, info, whole, policy)
+    flat = adapted(found.flat, info, block, wanted, new_classifier)
+    check_fit(file, info, dataclasses.replace(found, flat=flat), wanted, strict, new_classifier)
+    fits = {n: flat[n] for n in wanted if flat.get(n) is not None and flat[n].shape == tuple(wanted[n].shape)}
+    return Loaded(values_of(file, fits), found.policy)
 
 
-def _adapt(info, family, flat, wanted, block, new_classifier):
-    """Fits the classifier and the first convolution of a file to the number of classes and channels asked for."""
-    flat = dict(flat)
-    kernel = f'{family.CLASSIFIER}.kernel'
+def adapted(flat: Mapping, info: ModelInfo, block: Any, wanted: Mapping, new_classifier: bool) -> dict:
+    """The arrays fitted to the classes, channels and image size asked for; `None` keeps an initial value on purpose."""
+    flat, family = dict(flat), definition(info)
+    kernel, first = f'{family.CLASSIFIER}.kernel', f'{family.FIRST_CONV}.kernel'
     classes = flat[kernel].shape[-1] if kernel in flat else None
     if new_classifier and classes and kernel in wanted and classes != block.num_classes:
         message = '%s: a fresh classifier of %d classes replaces that of the weights (%d classes)'
-        log.warning(message, info.name, block.num_classes, classes)
+        log.warning(message, info.name, block.num_classes, classes, extra=INCOMPLETE)
         flat |= {name: None for name in flat if name.startswith(f'{family.CLASSIFIER}.')}
-    first = f'{family.FIRST_CONV}.kernel'
     if first in flat and flat[first].ndim == 4 and flat[first].shape[2] != block.in_chans:
-        flat[first] = adapt_channels(flat[first], block.in_chans)
-        log.info('%s: %s adapted to %d channels', info.name, first, block.in_chans)
+        log.info('%s: %s adapted from %d to %d channels', info.name, first, flat[first].shape[2], block.in_chans)
+        shape = (*flat[first].shape[:2], block.in_chans, flat[first].shape[3])
+        flat[first] = flat[first].mapped(lambda kernel: adapt.channels(kernel, block.in_chans), shape)
+    for name, prefix_tokens in getattr(family, 'POSITION_TABLES', {}).items():
+        if name in flat and name in wanted and flat[name].shape != wanted[name].shape:
+            grid = (block.grid_size, prefix_tokens)
+            log.info('%s: %s resampled from %s to %s', info.name, name, flat[name].shape, wanted[name].shape)
+            flat[name] = flat[name].mapped(lambda table, grid=grid: adapt.positions(table, *grid), wanted[name].shape)
     return flat
 
 
-def adapt_channels(kernel: np.ndarray, channels: int) -> np.ndarray:
-    """A first convolution's kernel `[KH, KW, I, O]` for another number of channels, the same output on equal channels.
+def origin_fits(file: WeightsFile, info: ModelInfo, strict: bool) -> None:
+    """Raises ValueError where names and shapes would fit, but the network of the file computes something else."""
+    theirs = recognise.flavour(file)
+    if theirs in (None, info.flavour):
+        return
+    makers = {'pt': 'PyTorch', 'tf': 'TensorFlow'}
+    message = (
+        f'{file.path} is of a network that pads as {makers[theirs]} does, {info.name} pads as {makers[info.flavour]}: '
+        f'use {recognise.other_flavour(info)}, or strict=False to load it all the same'
+    )
+    if strict:
+        raise ValueError(message)
+    log.warning('%s', message)
 
-    One channel: the sum over the input channels. Others: the channels repeated in turn and scaled by I / channels.
-    """
-    if channels == 1:
-        return kernel.sum(2, keepdims=True)
-    chosen = np.arange(channels) % kernel.shape[2]
-    return kernel[:, :, chosen] * np.float32(kernel.shape[2] / channels)
+
+def check_fit(
+    file: WeightsFile,
+    info: ModelInfo,
+    found: Translated,
+    wanted: Mapping[str, Param],
+    strict: bool,
+    new_classifier: bool,
+) -> None:
+    """Raises ValueError, or not `strict` logs, what is missing, unexpected or misshapen."""
+    flat = found.flat
+    faults = {
+        'missing from the file': sorted(name for name in wanted if name not in flat),
+        'unexpected in the file': found.unexpected,
+        'of another shape': sorted(
+            f'{name}: {flat[name].shape} in the file, {tuple(wanted[name].shape)} in the model'
+            for name in wanted
+            if flat.get(name) is not None and flat[name].shape != tuple(wanted[name].shape)
+        ),
+    }
+    counts = [f'{len(names)} {kind}' for kind, names in faults.items() if names]
+    if not counts:
+        return
+    listed = '\n'.join(f'  {kind}:\n    ' + '\n    '.join(names) for kind, names in faults.items() if names)
+    head = f'{file.path} does not fit {info.name}: {", ".join(counts)}'
+    if strict:
+        hint = advice(file, info, found, wanted, new_classifier)
+        raise ValueError(f'{head}; {hint}, or strict=False to load what fits\n{listed}')
+    log.warning('%s; what fits is loaded\n%s', head, listed, extra=INCOMPLETE)
 
 
-def _merge(path, flat, wanted, known, strict):
-    """Arrays that fit, by flat name; `None` in `flat` leaves an initial value on purpose."""
-    missing = [name for name in wanted if name not in flat]
-    unexpected = [name for name in flat if name not in known]
-    misshapen = [
-        f'{name}: {flat[name].shape} in the file, {wanted[name].shape} in the model'
-        for name in wanted
-        if flat.get(name) is not None and flat[name].shape != tuple(wanted[name].shape)
-    ]
-    faults = [
-        ('missing from the file', missing),
-        ('unexpected in the file', unexpected),
-        ('of another shape', misshapen),
-    ]
-    if any(names for _, names in faults):
-        listed = '\n'.join(f'  {len(names)} {kind}:\n    ' + '\n    '.join(names) for kind, names in faults if names)
-        hint = '; pass num_classes= or in_chans= as the file has them, or strict=False to load what fits'
-        if strict:
-            raise ValueError(f'{path} does not fit the model{hint}\n{listed}')
-        log.warning('%s does not fit the model; what fits is loaded\n%s', path, listed)
-    fits = [n for n in wanted if flat.get(n) is not None and flat[n].shape == tuple(wanted[n].shape)]
-    return {name: np.asarray(flat[name], np.float32) for name in fits}
+def advice(file: WeightsFile, info: ModelInfo, found: Translated, wanted: Mapping, new_classifier: bool) -> str:
+    """What most likely makes a file fit."""
+    kernel = f'{definition(info).CLASSIFIER}.kernel'
+    kept = found.flat.get(kernel)
+    if not new_classifier and kernel in wanted and kept is not None and kept.ndim == 2:
+        classes = kept.shape[1]
+        if classes != wanted[kernel].shape[1]:
+            return f'its classifier has {classes} classes: pass num_classes={classes}'
+    models = recognise.models_of(file)
+    if models and info.name not in models:
+        return f'its arrays are those of {" or ".join(models[:4])}: use that name'
+    if not found.flat:
+        return 'none of its names are known: use the weights of this model'
+    return 'use the weights of this model with the options that they were made with'
+
+
+def values_of(file: WeightsFile, arrays: Mapping[str, StoredArray]) -> dict[str, jax.Array]:
+    """Float32 arrays on the device, one at a time in memory twice; says what was cast and what is no number."""
+    values, cast, bad = {}, {}, []
+    for name, array in arrays.items():
+        if not (np.issubdtype(array.dtype, np.floating) or array.dtype.name.startswith(('bfloat', 'float'))):
+            raise ValueError(
+                f'{file.path}: {name} holds {array.dtype.name} values; jeffnet reads floating-point weights only'
+            )
+        value = array.read()
+        if array.dtype != np.float32:
+            cast.setdefault(array.dtype.name, []).append(name)
+            with np.errstate(over='ignore'):  # what float32 cannot hold is reported below, as no number
+                value = value.astype(np.float32)
+        if not np.isfinite(value).all():
+            bad.append(name)
+        values[name] = to_device(np.asarray(value))
+    for kind, names in cast.items():
+        log.warning('%s: %d %s arrays are cast to float32', file.path, len(names), kind)
+    if bad:
+        log.warning('%s: NaN or infinite values in %s', file.path, ', '.join(sorted(bad)), extra=INCOMPLETE)
+    return values

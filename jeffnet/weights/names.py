@@ -1,32 +1,102 @@
-"""Names and layouts: timm's state dict into flat variables by one general rule, after a family's few exceptions."""
+"""Names and layouts: the arrays of a file under our flat names, and ours under timm's, by one general rule.
 
+timm's name of a variable follows from where the variable lies in the model and from its leaf (`kernel` is `weight`);
+a family's few exceptions are applied last. Names are only ever made from the model, never taken apart.
+"""
+
+import math
 import re
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-LEAVES = {'running_mean': 'mean', 'running_var': 'var'}
-LAYOUT = {2: (1, 0), 3: (2, 1, 0), 4: (2, 3, 1, 0)}  # OI -> IO, OIW -> WIO, OIHW -> HWIO
+from jeffnet.core.block import Block, Policy, declarations
+from jeffnet.models.table import ModelInfo, definition, foreign_names
+from jeffnet.weights.stored import StoredArray
+
+LEAVES = {'kernel': 'weight', 'scale': 'weight', 'mean': 'running_mean', 'var': 'running_var'}
+TO_JAX = {2: (1, 0), 3: (2, 1, 0), 4: (2, 3, 1, 0)}  # OI -> IO, OIW -> WIO, OIHW -> HWIO
+TO_TORCH = {2: (1, 0), 3: (2, 1, 0), 4: (3, 2, 0, 1)}
+COUNTERS = ('num_batches_tracked', 'n_averaged')  # PyTorch's counts of training steps, which change no output
 
 
-def from_timm(
-    state: Mapping[str, np.ndarray], names: Collection[str], exceptions: Iterable[tuple[str, str]] = ()
-) -> dict[str, np.ndarray]:
-    """Flat variables from a timm state dict.
+@dataclass(frozen=True)
+class Translated:
+    """The arrays of a file by flat name, and the names of those that the network does not have."""
 
-    `names` are the flat names of our model: they tell a kernel from a norm's scale. `exceptions` are (pattern,
-    replacement) pairs for `re.sub` on timm's names, from the family's file.
+    flat: dict[str, StoredArray]
+    unexpected: list[str]
+    policy: dict[str, Any]  # settings of the policy that networks of this origin have, where ours differ
+
+
+def timm_names(block: Block, policy: Policy, exceptions: Iterable[tuple[str, str]] = ()) -> dict[str, str]:
+    """timm's name of every variable of a network, by flat name.
+
+    `exceptions` are (pattern, replacement) pairs for `re.sub`, from the family's file.
     """
-    flat = {}
-    for key, array in state.items():
+    names = {}
+    dotted = declarations(block, policy, index='.')
+    for flat, path in zip(declarations(block, policy), dotted, strict=True):
+        module, _, leaf = path.rpartition('.')
+        name = f'{module}.{LEAVES.get(leaf, leaf)}'.lstrip('.')
         for pattern, replacement in exceptions:
-            key = re.sub(pattern, replacement, key)
-        path, _, leaf = re.sub(r'\.(\d+)(?=\.|$)', r'_\1', key).rpartition('.')
-        if leaf == 'num_batches_tracked':
-            continue
-        if leaf == 'weight':
-            leaf = 'scale' if f'{path}.scale' in names or array.ndim == 1 else 'kernel'
-        if leaf == 'kernel' and array.ndim in LAYOUT:
-            array = array.transpose(LAYOUT[array.ndim])
-        flat[f'{path}.{LEAVES.get(leaf, leaf)}'.lstrip('.')] = array
-    return flat
+            name = re.sub(pattern, replacement, name)
+        names[flat] = name
+    return names
+
+
+def to_timm(variables: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """A timm state dict, in PyTorch's layout, of flat variables; `names` are those of `timm_names`."""
+    state = {}
+    for flat, array in variables.items():
+        array = np.asarray(array)
+        if flat.endswith('kernel') and array.ndim in TO_TORCH:
+            array = array.transpose(TO_TORCH[array.ndim])
+        state[names[flat]] = np.asarray(array, order='C')
+    for flat in variables:
+        if flat.endswith('.var'):  # PyTorch's batch norm counts its steps; only a cumulative average would use that
+            state[names[flat].removesuffix('running_var') + 'num_batches_tracked'] = np.zeros((), np.int64)
+    return state
+
+
+def translate(layout: str, arrays: Mapping[str, StoredArray], info: ModelInfo, block: Any, policy: Policy):
+    """The arrays of a file under the flat names of this network, a whole one with its head.
+
+    `layout` says whose names and axes the file has: 'jeffnet', 'pytorch' (timm's or torchvision's), 'predecessor' or
+    'tensorflow'.
+    """
+    wanted = declarations(block, policy)
+    if layout == 'jeffnet':
+        return _sorted_out(arrays, wanted, {})
+    foreign = foreign_names(info)
+    if layout == 'tensorflow':
+        return _sorted_out(foreign.tensorflow_arrays(block, arrays) if foreign else arrays, wanted, {})
+    modules, settings = {}, {}
+    if layout == 'predecessor' and foreign:
+        modules = foreign.predecessor_modules(block)
+    elif foreign and foreign.is_torchvision(arrays):
+        modules, settings = foreign.torchvision_modules(block, arrays), foreign.TORCHVISION_POLICY.get(info.arch, {})
+    flat_names = {timm: flat for flat, timm in timm_names(block, policy, definition(info).WEIGHT_NAMES).items()}
+    found = {}
+    for name, array in arrays.items():
+        module, _, leaf = name.rpartition('.')
+        if leaf not in COUNTERS:
+            flat = flat_names.get(f'{modules.get(module, module)}.{leaf}'.lstrip('.'), name)
+            found[flat] = _as_kernel(array, len(wanted[flat].shape)) if flat.endswith('kernel') else array
+    return _sorted_out(found, wanted, settings)
+
+
+def _sorted_out(arrays: Mapping[str, StoredArray], wanted: Collection[str], settings: dict) -> Translated:
+    known = {name: array for name, array in arrays.items() if name in wanted}
+    return Translated(known, sorted(arrays.keys() - known.keys()), settings)
+
+
+def _as_kernel(array: StoredArray, ndim: int) -> StoredArray:
+    """A PyTorch weight in our layout; a linear layer serves as a 1x1 convolution of `ndim` axes and the reverse."""
+    if array.ndim == 2 and ndim == 4:
+        array = array.reshape((*array.shape, 1, 1))
+    elif array.ndim == 4 and ndim == 2 and math.prod(array.shape[2:]) == 1:
+        array = array.reshape(array.shape[:2])
+    return array.transpose(TO_JAX[array.ndim]) if array.ndim in TO_JAX else array

@@ -1,0 +1,276 @@
+"""Weights out of jeffnet: files and repositories in timm's names and layout, which timm itself loads."""
+
+import dataclasses
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jeffnet
+from jeffnet.core.block import PYTORCH, Policy
+from jeffnet.core.derive import block_class, fields
+from jeffnet.create import FLAVOURS, NOT_OVERRIDES
+from jeffnet.models.table import ModelInfo, definition, model_info
+from jeffnet.weights import hub, recognise
+from jeffnet.weights.checkpoint import replaced, write_arrays
+from jeffnet.weights.names import timm_names, to_timm
+
+# Keywords of `create_model` that shape the network and that its root block holds.
+OPTIONS = ('num_classes', 'in_chans', 'output_stride')
+
+
+@dataclass(frozen=True)
+class Export:
+    """What is written: arrays under timm's names, and what the file or folder says about them."""
+
+    info: ModelInfo | None
+    state: dict[str, Any]  # timm's names and layout
+    about: dict[str, Any]  # model, options, preprocessing, classes, metrics
+    features: int  # channels in front of the classifier
+
+
+def save_weights(
+    model: Any,
+    path: str | Path,
+    variables: Mapping[str, Any] | None = None,
+    *,
+    name: str | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    classes: list[str] | None = None,
+    metrics: Mapping[str, float] | None = None,
+) -> Path:
+    """Writes a model in timm's names and layout: to a `.safetensors` file, or else to a folder with a `config.json`.
+
+    `model` is an Objax or NNX module, a Linen module with its `variables`, or Linen variables alone. Modules made by
+    `create_model` know their name; variables do not: give `name`, or the file says only what the shapes show.
+    `preprocessing` (the fields of `Preprocessing`, or what `read_config` gives) is that of the name unless given. An
+    existing file or folder is replaced when the new one is whole. Raises ValueError or TypeError for what is no model.
+    """
+    path = Path(path).expanduser()
+    if path.suffix and path.suffix != '.safetensors':
+        raise ValueError(f'{path}: jeffnet writes .safetensors files, or folders (a path without a suffix)')
+    export = exported(model, variables, name, preprocessing, classes, metrics)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix:
+        if path.is_dir():
+            raise ValueError(f'{path} is a folder; give the path of a file')
+        temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+        try:
+            write_arrays(temporary, export.state, metadata(export))
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return path
+    if path.is_file():
+        raise ValueError(f'{path} is a file; give the path of a folder, or one that ends in .safetensors')
+    if path.is_dir() and any(path.iterdir()) and not (path / 'config.json').is_file():
+        raise ValueError(f'{path} is a folder with other things in it; give a new one')
+    with replaced(path) as folder:
+        write_folder(folder, export, f'local-dir:{path.name}')
+    return path
+
+
+def push_to_hub(
+    model: Any,
+    repo: str,
+    variables: Mapping[str, Any] | None = None,
+    *,
+    name: str | None = None,
+    preprocessing: Mapping[str, Any] | None = None,
+    classes: list[str] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    token: str | None = None,
+    private: bool = False,
+    revision: str | None = None,
+    message: str = 'Add the model',
+) -> str:
+    """Uploads a model to the Hugging Face hub, with `config.json` and a model card; returns the address of the commit.
+
+    Both jeffnet and timm load it as `hf-hub:owner/repo`. The model is given as for `save_weights`. Raises
+    ConnectionError, PermissionError or ValueError with what to do.
+    """
+    export = exported(model, variables, name, preprocessing, classes, metrics)
+    with tempfile.TemporaryDirectory() as folder:
+        write_folder(Path(folder), export, f'hf-hub:{repo}')
+        return hub.upload(Path(folder), repo, token=token, private=private, revision=revision, message=message)
+
+
+def exported(model, variables, name, preprocessing, classes, metrics) -> Export:
+    """Collects what is to be written; ValueError or TypeError for what is no model of jeffnet's."""
+    flat = jeffnet.flat_variables(model if variables is None else variables)
+    if variables is None and isinstance(model, Mapping):
+        info, block, policy = of_variables(flat, name)
+    else:
+        block: Any = block_class(type(model))(**fields(model))
+        policy = model.policy
+        named = name or getattr(block, 'variant', None)
+        if named is None:
+            raise ValueError(f'this {type(model).__name__} was not made by create_model: give name=, its model name')
+        info = model_info(named)
+    family = definition(info or model_info(recognise.models_of_variables({k: v.shape for k, v in flat.items()})[0]))
+    names = timm_names(block, policy, family.WEIGHT_NAMES)
+    if flat.keys() != names.keys():
+        odd = sorted(flat.keys() ^ names.keys())
+        raise ValueError(f'these variables are not those of {info.name if info else name}: {", ".join(odd[:5])}, ...')
+    about: dict[str, Any] = {'model': info.name if info else None, 'options': options_of(info, block, policy)}
+    if info is not None:
+        about['preprocessing'] = preprocessing_of(info, preprocessing, block.in_chans)
+    if classes is not None and len(classes) != block.num_classes:
+        raise ValueError(f'{len(classes)} classes are named, but the model has {block.num_classes}')
+    about |= {'classes': classes, 'metrics': dict(metrics) if metrics else None}
+    kernel = flat.get(f'{family.CLASSIFIER}.kernel')
+    return Export(info, to_timm(flat, names), about, kernel.shape[0] if kernel is not None else 0)
+
+
+def of_variables(flat: Mapping[str, Any], name: str | None) -> tuple[ModelInfo | None, Any, Policy]:
+    """The table's entry, the block and the policy that Linen variables alone are of."""
+    shapes = {key: tuple(array.shape) for key, array in flat.items()}
+    fitting = recognise.models_of_variables(shapes)
+    if name is not None and model_info(name).name not in fitting:
+        hint = f'they fit {", ".join(fitting[:4])}' if fitting else 'they fit no model of jeffnet.list_models()'
+        raise ValueError(f'these variables are not those of {name}: {hint}')
+    if not fitting:
+        raise ValueError(
+            'these variables are not those of any model of jeffnet.list_models(), classes and channels aside'
+        )
+    info = model_info(name or fitting[0])
+    family = definition(info)
+    kernel = shapes.get(f'{family.CLASSIFIER}.kernel')
+    block = dataclasses.replace(
+        family.VARIANTS[info.arch](**info.options),
+        num_classes=kernel[-1] if kernel else -1,
+        in_chans=shapes[f'{family.FIRST_CONV}.kernel'][2],
+    )
+    known = name is not None or len(fitting) == 1
+    return (info if known else None), block, FLAVOURS[info.flavour] if known else PYTORCH
+
+
+def options_of(info: ModelInfo | None, block: Any, policy: Policy) -> dict[str, Any]:
+    """The keywords of `create_model` that rebuild a network, without those that are as published."""
+    options = {key: getattr(block, key) for key in OPTIONS}
+    if info is None:
+        return {key: options[key] for key in ('num_classes', 'in_chans')}
+    published = definition(info).VARIANTS[info.arch](**info.options)
+    for field in dataclasses.fields(block):
+        value = getattr(block, field.name)
+        if field.name not in NOT_OVERRIDES and value != getattr(published, field.name):
+            if not isinstance(value, bool | int | float):
+                raise ValueError(f'{field.name} of this model is {value!r}, which a file cannot hold')
+            options[field.name] = value
+    usual = FLAVOURS[info.flavour]
+    norms = {'bn_eps': policy.bn_eps, 'bn_momentum': policy.bn_momentum}
+    return options | {key: value for key, value in norms.items() if value != getattr(usual, key)}
+
+
+def preprocessing_of(info: ModelInfo, given: Any, in_chans: int) -> dict[str, Any]:
+    """How images are prepared for the model, as a dict that JSON can hold."""
+    from jeffnet.data.preprocessing import Preprocessing
+
+    readable = in_chans if in_chans in (1, 3) else 3  # other channels come from the user's own pipeline
+    return Preprocessing.of(info if given is None else given, in_chans=readable).to_dict()
+
+
+def metadata(export: Export) -> dict[str, str]:
+    """What the header of a single file says: `format` as PyTorch's libraries expect it, and all about the model."""
+    about = {key: value for key, value in export.about.items() if value is not None}
+    said = {'format': 'pt', 'producer': f'jeffnet {jeffnet.__version__}'}
+    if export.info is not None:
+        said |= {'architecture': export.info.timm, 'jeffnet': json.dumps(about)}
+    return said
+
+
+def write_folder(folder: Path, export: Export, place: str) -> None:
+    """Writes `model.safetensors`, a `config.json` that timm reads too, and a model card that loads it from `place`."""
+    if export.info is None:
+        raise ValueError('these variables are those of several models, and a folder must say which one: give name=')
+    (folder / 'config.json').write_text(json.dumps(timm_config(export), indent=2) + '\n')
+    (folder / 'README.md').write_text(model_card(export, place))
+    write_arrays(folder / 'model.safetensors', export.state, metadata(export))
+
+
+def timm_config(export: Export) -> dict[str, Any]:
+    """The `config.json` of timm's repositories; what timm has no word for stands under `jeffnet`."""
+    info, about = export.info, export.about
+    assert info is not None
+    family, prepared, options = definition(info), about['preprocessing'], about['options']
+    classes = max(options['num_classes'], 0)
+    arguments = {'in_chans': options['in_chans']} if options['in_chans'] != 3 else {}
+    if options['output_stride'] != 32:
+        arguments['output_stride'] = options['output_stride']
+    if 'bn_eps' in options:
+        arguments['bn_eps'] = options['bn_eps']
+    height, width = prepared['image_size']
+    config = {
+        'architecture': info.timm,
+        'num_classes': classes,
+        'num_features': export.features,
+        'global_pool': 'avg',
+        'pretrained_cfg': {
+            'tag': info.tag or '',
+            'custom_load': False,
+            'input_size': [options['in_chans'], height, width],
+            'fixed_input_size': False,
+            'interpolation': prepared['interpolation'],
+            'crop_pct': prepared['crop_pct'],
+            'crop_mode': 'center',
+            'mean': prepared['mean'],
+            'std': prepared['std'],
+            'num_classes': classes,
+            'pool_size': [math.ceil(height / 32), math.ceil(width / 32)],
+            'first_conv': family.FIRST_CONV,
+            'classifier': family.CLASSIFIER,
+            'license': info.licence,
+        },
+        'jeffnet': {key: about[key] for key in ('model', 'options', 'preprocessing', 'metrics') if about[key]},
+    }
+    if arguments:
+        config['model_args'] = arguments
+    return config | ({'label_names': about['classes']} if about['classes'] else {})
+
+
+def model_card(export: Export, place: str) -> str:
+    """The README of a repository: front matter for the hub, how to load the model from `place`, what it expects."""
+    from jeffnet.data.preprocessing import Preprocessing
+
+    info, about = export.info, export.about
+    assert info is not None
+    counts = f'{about["options"]["num_classes"]} classes, {about["options"]["in_chans"]} channels'
+    card = f"""---
+library_name: jeffnet
+pipeline_tag: image-classification
+license: {info.licence or 'other'}
+tags:
+- image-classification
+- jax
+- flax
+- timm
+---
+
+# {info.name}
+
+The architecture `{info.arch}` ({info.paper}), {counts}.
+The licence named above is that of the weights published under this name.
+
+```python
+import jeffnet
+
+module, variables = jeffnet.create_model('{place}', pretrained=True)  # Flax Linen
+model = jeffnet.nnx.create_model('{place}', pretrained=True)  # Flax NNX; jeffnet.objax likewise
+```
+
+In PyTorch: `timm.create_model('{place}', pretrained=True)`.
+
+## Images
+
+{Preprocessing.of(about['preprocessing']).describe()}
+"""
+    if about['metrics']:
+        rows = ''.join(f'| {key} | {value} |\n' for key, value in about['metrics'].items())
+        card += f'\n## Measured\n\n| figure | value |\n|---|---|\n{rows}'
+    if about['classes']:
+        card += '\n## Classes\n\n' + ''.join(f'{i}. {label}\n' for i, label in enumerate(about['classes']))
+    return card

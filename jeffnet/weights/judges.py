@@ -1,0 +1,132 @@
+"""The reference implementations as judges of a file: the same arrays, the same images, how far are the logits apart."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+import jeffnet
+from jeffnet.core.derive import block_class, fields
+from jeffnet.models.table import ModelInfo, definition, model_info
+from jeffnet.weights import files
+from jeffnet.weights.names import timm_names, to_timm
+
+JUDGES = ('timm', 'torchvision')
+SIZES = (96, 97)  # even and odd: SAME padding differs from symmetric padding at even sides only
+BAR = (
+    2e-4  # of the spread of the logits, as in the parity table; where the judge's own rounding is larger, 5 times that
+)
+TORCHVISION = {
+    **{f'efficientnet_b{i}': f'efficientnet_b{i}' for i in range(8)},
+    'mobilenetv2_100': 'mobilenet_v2', 'mnasnet_100': 'mnasnet1_0',
+    'mobilenetv3_large_100': 'mobilenet_v3_large', 'mobilenetv3_small_100': 'mobilenet_v3_small',
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How far our logits are from a judge's, in units of the spread of the logits."""
+
+    judge: str
+    error: float
+    rounding: float  # the judge's own, float32 against float64
+
+    @property
+    def bar(self) -> float:
+        """What is still the same function."""
+        return max(BAR, 5 * self.rounding)
+
+    @property
+    def inside(self) -> bool:
+        """Whether the two networks are the same function."""
+        return self.error <= self.bar
+
+    def describe(self) -> str:
+        """One line for people."""
+        verdict = 'the same function' if self.inside else 'NOT the same function'
+        return (
+            f"logits differ from {self.judge}'s by at most {self.error:.1e} of their spread (bar {self.bar:.1e}; the "
+            f'rounding of {self.judge} itself: {self.rounding:.1e}): {verdict}'
+        )
+
+
+def prepare() -> None:
+    """Imports the judges, before anything imports TensorFlow: the other order ends the process."""
+    try:
+        import timm  # noqa: F401
+        import torchvision  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError(f"--against needs {error.name}: pip install 'jeffnet[torch]' timm") from error
+
+
+def compare(judge: str, path: Path, module: Any, variables: dict, use_ema: bool = True) -> Comparison:
+    """The logits of a Linen model and of the judge, which gets the arrays of the same file."""
+    import torch
+
+    info = model_info(module.variant)
+    network = judge_of(judge, info, path, module, variables, use_ema)
+    predict = jeffnet.predictor(module, variables)
+    errors, roundings = [], []
+    for size in SIZES:
+        x = np.random.default_rng(0).standard_normal((4, size, size, module.in_chans)).astype(np.float32)
+        with torch.no_grad():
+            images = torch.from_numpy(x).permute(0, 3, 1, 2)
+            rough, exact = network.float()(images).numpy(), network.double()(images.double()).numpy()
+        spread = np.sqrt(np.mean((exact - exact.mean(0)) ** 2))
+        errors.append(np.abs(np.asarray(predict(x)) - rough).max() / spread)
+        roundings.append(np.abs(rough - exact).max() / spread)
+    return Comparison(judge, float(max(errors)), float(max(roundings)))
+
+
+def judge_of(judge: str, info: ModelInfo, path: Path, module: Any, variables: dict, use_ema: bool):
+    """The judge's network in evaluation mode, with the file's arrays where it knows their names, else with ours."""
+    file = files.read(path, use_ema)
+    timm_file = file.layout == 'pytorch' and 'conv_stem.weight' in file.arrays
+    if judge == 'torchvision':
+        if info.arch not in TORCHVISION or file.layout != 'pytorch' or timm_file:
+            raise ValueError(
+                f"{path}: --against torchvision takes torchvision's own files, of {', '.join(TORCHVISION)}"
+            )
+        import torchvision
+
+        network = getattr(torchvision.models, TORCHVISION[info.arch])(num_classes=module.num_classes)
+    else:
+        import timm
+
+        options = {'num_classes': module.num_classes, 'in_chans': module.in_chans, 'bn_eps': module.policy.bn_eps}
+        network = timm.create_model(info.timm, **options)
+        if getattr(module, 'stride_in_projection', False):
+            move_stride_to_projection(network)
+    as_in_file = judge == 'torchvision' or (timm_file and module.in_chans == 3)
+    load_into(network, {k: a.read() for k, a in file.arrays.items()} if as_in_file else timm_state(module, variables))
+    return network.eval()
+
+
+def timm_state(module: Any, variables: dict) -> dict[str, np.ndarray]:
+    """timm's state dict of a Linen model."""
+    block = block_class(type(module))(**fields(module))
+    names = timm_names(block, module.policy, definition(model_info(module.variant)).WEIGHT_NAMES)
+    return to_timm(jeffnet.flat_variables(variables), names)
+
+
+def load_into(network, state: dict[str, np.ndarray]) -> None:
+    """Puts arrays into a PyTorch network, strictly."""
+    import torch
+
+    tensors = OrderedDict(
+        (name, torch.from_numpy(np.array(array, np.int64 if array.dtype.kind == 'i' else np.float32)))
+        for name, array in state.items()
+        if not name.endswith('n_averaged')
+    )
+    tensors._metadata = network.state_dict()._metadata  # type: ignore[attr-defined]  MNASNet asks for its version
+    network.load_state_dict(tensors)
+
+
+def move_stride_to_projection(network):
+    """Makes timm's EdgeTPU network what the released TensorFlow weights were trained as; returns it."""
+    for module in network.modules():
+        if type(module).__name__ == 'EdgeResidual':
+            module.conv_pwl.stride, module.conv_exp.stride = module.conv_exp.stride, (1, 1)
+    return network

@@ -1,0 +1,66 @@
+"""Which networks of the table a file can be of, by the names and shapes of its arrays."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from jeffnet.core.block import PYTORCH, declarations
+from jeffnet.models.table import ModelInfo, definition, foreign_names, model_info, table
+from jeffnet.weights.files import WeightsFile
+from jeffnet.weights.names import translate
+from jeffnet.weights.stored import StoredArray
+
+
+def models_of(file: WeightsFile) -> list[str]:
+    """The names of the table whose arrays are those of the file, whatever its classes and channels."""
+    theirs = flavour(file)
+    return [name for name in fitting(file.layout, file.arrays) if theirs in (None, table()[name].flavour)]
+
+
+def models_of_variables(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """The names of the table whose variables have these flat names and shapes, whatever the classes and channels."""
+    return fitting(
+        'jeffnet', {name: StoredArray(tuple(shape), np.dtype('float32'), _none) for name, shape in shapes.items()}
+    )
+
+
+def flavour(file: WeightsFile) -> str | None:
+    """'pt' or 'tf' if the file says whose padding its network has, else None."""
+    if file.layout == 'tensorflow':
+        return 'tf'
+    if 'model' in file.about:
+        return model_info(file.about['model']).flavour
+    modules = (foreign_names(info) for info in table().values())
+    return 'pt' if any(module.is_torchvision(file.arrays) for module in modules if module) else None
+
+
+def other_flavour(info: ModelInfo) -> str:
+    """The name of the same architecture with the other padding, or a description of it."""
+    same = [i.name for i in table().values() if i.arch == info.arch and i.flavour != info.flavour]
+    return same[0] if same else 'a model with that padding'
+
+
+def fitting(layout: str, arrays: Mapping[str, StoredArray]) -> list[str]:
+    """The names of the table whose arrays have these names and shapes, classifier and first convolution aside."""
+    names, tried = [], {}
+    for info in table().values():
+        if info.arch not in tried:  # options change how a network computes, not its arrays
+            tried[info.arch] = _fits(layout, arrays, info)
+        if tried[info.arch]:
+            names.append(info.name)
+    return names
+
+
+def _fits(layout: str, arrays: Mapping[str, StoredArray], info: ModelInfo) -> bool:
+    family = definition(info)
+    block = family.VARIANTS[info.arch](num_classes=1)
+    wanted = declarations(block)
+    found = translate(layout, arrays, info, block, PYTORCH)
+    free = {f'{family.CLASSIFIER}.kernel', f'{family.CLASSIFIER}.bias', f'{family.FIRST_CONV}.kernel'}
+    if found.unexpected or not wanted.keys() - found.flat.keys() <= free:
+        return False
+    return all(found.flat[name].shape == tuple(d.shape) for name, d in wanted.items() if name not in free)
+
+
+def _none() -> np.ndarray:
+    raise RuntimeError('only shapes are known')
