@@ -125,8 +125,9 @@ def test_every_recorded_name_finds_its_variable(model):
     assert expected.keys() == RECORDED[model].keys()  # the second writing down is right
     assert from_tensorflow(net, RECORDED[model]) == expected
     assert sorted(expected.values()) == sorted(declarations(net))
-    features = network(model, features_only=True)
-    assert from_tensorflow(features, RECORDED[model]) == expected  # the head of the file is known, though not wanted
+    for less in ({'features_only': True}, {'num_classes': 0}, {'num_classes': -1}):
+        part = network(model, **less)
+        assert from_tensorflow(part, RECORDED[model]) == expected  # the head of the file is known, though not wanted
 
 
 @pytest.mark.parametrize('model', RECORDED)
@@ -203,6 +204,9 @@ def test_unknown_names_stay_and_counts_are_never_guessed():
     twice = {f'{tower}/{name}': shape for tower in 'ab' for name, shape in b0.items()}  # two networks in one file
     assert not from_tensorflow(network('tf_efficientnet_b0'), twice)
     assert len(from_tensorflow(network('tf_efficientnet_b0'), {f'a/b/{name}': s for name, s in b0.items()})) == len(b0)
+    torn = {name.replace('efficientnet-b0/blocks_1/conv2d_1/', 'b/blocks_1/conv2d_1/'): s for name, s in b0.items()}
+    left = torn.keys() - from_tensorflow(network('tf_efficientnet_b0'), torn).keys()
+    assert left == {'efficientnet-b0/blocks_1/conv2d/kernel', 'b/blocks_1/conv2d_1/kernel'}
     extra = {**b0, 'efficientnet-b0/stem/conv2d_1/kernel': (1,), 'efficientnet-b0/head/dense/scale': (1,)}
     left = extra.keys() - from_tensorflow(network('tf_efficientnet_b0'), extra).keys()
     assert left == {'efficientnet-b0/stem/conv2d/kernel', *(extra.keys() - b0.keys())}
@@ -265,11 +269,11 @@ def damaged(path: Path, how: str) -> None:
     if how == 'cut':
         content = content[: len(content) // 2]
     else:
-        content[len(content) // 2] ^= 16
+        content[{'flipped': len(content) // 2, 'flipped near its end': -44}[how]] ^= 16
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize('how', ['cut', 'flipped'])
+@pytest.mark.parametrize('how', ['cut', 'flipped', 'flipped near its end'])
 @pytest.mark.parametrize('suffix', ['index', 'data-00000-of-00001'])
 def test_a_damaged_file_is_an_error_that_names_it(suffix, how, tmp_path):
     arrays = {f'scope_{i}/kernel': np.full((30, 20), i, np.float32) for i in range(40)}

@@ -12,6 +12,7 @@ import hashlib
 import json
 import math
 import re
+import struct
 import tokenize
 import zipfile
 import zlib
@@ -136,14 +137,22 @@ def digest(arrays: Mapping[str, StoredArray]) -> str:
 
 
 def _read_safetensors(path: Path) -> WeightsFile:
+    """Arrays by name; the library checks the header.
+
+    Values are read, not mapped into memory as the library does: the pages of a map count as memory beside the arrays.
+    """
     from safetensors import SafetensorError, safe_open
 
     try:
-        file = safe_open(path, framework='numpy')
-        arrays = {name: _stored(file, name) for name in file.keys()}  # noqa: SIM118  not a dict
-        metadata = dict(file.metadata() or {})
-    except (SafetensorError, OverflowError) as error:
+        with safe_open(path, framework='numpy') as checked:
+            metadata = dict(checked.metadata() or {})
+        with path.open('rb') as file:
+            (size,) = struct.unpack('<Q', file.read(8))
+            header = json.loads(file.read(size))
+    except (SafetensorError, ValueError) as error:
         raise ValueError(f'{path} is not a complete safetensors file ({error}); fetch or write it again') from error
+    header.pop('__metadata__', None)
+    arrays = {name: _stored(path, name, 8 + size, entry) for name, entry in sorted(header.items())}
     if metadata.get('format') == 'jeffnet' or _is_flat(arrays):
         return WeightsFile(path, 'jeffnet', arrays, metadata)
     return WeightsFile(path, 'pytorch', unwrapped(arrays), metadata)
@@ -157,11 +166,19 @@ TYPES = {
 }  # fmt: skip
 
 
-def _stored(file, name: str) -> StoredArray:
-    view = file.get_slice(name)
-    if view.get_dtype() not in TYPES:
-        raise OverflowError(f'{name} has the unknown type {view.get_dtype()}')
-    return StoredArray(tuple(view.get_shape()), np.dtype(TYPES[view.get_dtype()]), lambda: file.get_tensor(name))
+def _stored(path: Path, name: str, start: int, entry: dict) -> StoredArray:
+    """An array by its entry in a header; `start` is where the values of the file begin."""
+    if entry['dtype'] not in TYPES:
+        raise ValueError(f'{path}: {name} holds {entry["dtype"]} values; jeffnet reads floating-point weights only')
+    dtype, shape, (first, last) = np.dtype(TYPES[entry['dtype']]), tuple(entry['shape']), entry['data_offsets']
+
+    def values() -> np.ndarray:
+        found = np.fromfile(path, np.uint8, last - first, offset=start + first)
+        if found.size != last - first:
+            raise ValueError(f'{path} was cut while it was read; fetch or write it again')
+        return found.view(dtype).reshape(shape)
+
+    return StoredArray(shape, dtype, values)
 
 
 def _is_flat(names: Collection[str]) -> bool:

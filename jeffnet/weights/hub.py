@@ -287,7 +287,8 @@ def _refusal(error, what: str) -> Exception:
     if status in (401, 403):
         return PermissionError(f'{what}: the hub refuses access ({status}); {LOG_IN}, with a token that may do this')
     if status == 400:
-        return ValueError(f'{what}: the hub refuses the request ({error.server_message or _line(error)})')
+        reason = ' '.join((error.server_message or _line(error)).split())
+        return ValueError(f'{what}: the hub refuses the request ({reason})')
     from huggingface_hub import constants
 
     again = 'wait and call again' if status >= 500 or status in (408, 429) else 'check HF_ENDPOINT'
