@@ -6,7 +6,8 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 NEWEST := .venv-newest
 comma := ,
-NEWEST_TESTS ?= tests/test_core*.py tests/test_backends*.py tests/test_efficientnet*.py
+NEWEST_TESTS ?= tests/test_core*.py tests/test_backends*.py tests/test_efficientnet*.py tests/test_weights.py \
+  tests/test_weights_export.py tests/test_weights_files.py tests/test_weights_foreign.py
 
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export TF_CPP_MIN_LOG_LEVEL ?= 2

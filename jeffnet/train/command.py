@@ -2,11 +2,11 @@
 
 import re
 import sys
-from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from jeffnet.command_line import stop
 from jeffnet.data.folder import DataError
 from jeffnet.train.config import Config, unknown_key
 from jeffnet.train.loop import run
@@ -63,9 +63,3 @@ def train(config: Config, pipeline: str) -> int:
     except KeyboardInterrupt:
         return stop('interrupted; the last checkpoint, if there is one, is whole', 130)
     return 0
-
-
-def stop(error: Exception | str, status: int) -> int:
-    """Writes one line to standard error; returns `status`."""
-    print(f'{Path(sys.argv[0]).name}: {" ".join(str(error).split())}', file=sys.stderr)
-    return status

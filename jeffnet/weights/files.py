@@ -60,7 +60,7 @@ def read(path: Path, use_ema: bool = True) -> WeightsFile:
     ValueError for one that cannot be read, or that could run code if it were.
     """
     prefix = tf_checkpoint.find(path)
-    if prefix is not None and not _weights_in(path):
+    if prefix is not None and not _usual(path):
         return WeightsFile(prefix, 'tensorflow', tf_checkpoint.read(prefix, use_ema))
     file = find(path)
     if file.stat().st_size == 0:
@@ -101,9 +101,13 @@ def _weights_in(folder: Path) -> Path | None:
     """The weights file of a folder: one of the usual names, else the only one."""
     if not folder.is_dir():
         return None
-    usual = [folder / name for name in IN_FOLDER if (folder / name).is_file()]
     others = [p for p in sorted(folder.iterdir()) if p.suffix in SUFFIXES and p.is_file()]
-    return usual[0] if usual else others[0] if len(others) == 1 else None
+    return _usual(folder) or (others[0] if len(others) == 1 else None)
+
+
+def _usual(folder: Path) -> Path | None:
+    """The weights file of a folder by one of the usual names."""
+    return next((folder / name for name in IN_FOLDER if (folder / name).is_file()), None)
 
 
 def unwrapped(arrays: Mapping[str, StoredArray]) -> dict[str, StoredArray]:
