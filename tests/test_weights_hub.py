@@ -614,7 +614,9 @@ print(hub.folder("{SOURCE}"))
 def test_an_interrupted_process_leaves_nothing(server, tmp_path):
     add(server)
     server.faults[FILE] = Fault(stall=1000)
-    process = start(server, tmp_path, FETCH)
+    # A shell's background jobs start with SIGINT ignored, and so would this process.
+    listening = 'import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n'
+    process = start(server, tmp_path, listening + FETCH)
     deadline = time.monotonic() + 30
     while not server.asked('GET', FILE) and time.monotonic() < deadline:
         time.sleep(0.05)
