@@ -47,7 +47,7 @@ def input_errors() -> Iterator[None]:
         yield
     except ConnectionError:
         raise
-    except (ValueError, TypeError, OSError, ModuleNotFoundError) as error:
+    except (ValueError, TypeError, OSError, ModuleNotFoundError, MemoryError) as error:
         raise InputError(str(error)) from error
 
 

@@ -48,14 +48,19 @@ def plan(name: str, **options) -> Plan:
         raise ValueError(f'pretrained=True and weights={str(weights)!r}: give one of the two')
     if isinstance(name, str) and ':' in name:
         name, saved = _from_place(name, options)
-        return _plan(name, new_classifier=asked, **{**saved, **options, 'pretrained': False})
+        return _plan(name, new_classifier=asked, **_merged(saved, {**options, 'pretrained': False}))
     if weights is None:
         return _plan(name, new_classifier=asked, **options)
     from jeffnet.weights import source
 
     found = source.locate(weights)
     source.same_network(found, model_info(name))
-    return _plan(name, new_classifier=asked, **{**found.options, **options, 'weights': found.path})
+    return _plan(name, new_classifier=asked, **_merged(found.options, {**options, 'weights': found.path}))
+
+
+def _merged(saved: dict, given: dict) -> dict:
+    """The options that a source brings and those given, where None, the sign for "as published", takes the saved."""
+    return {**given, **{key: value for key, value in saved.items() if given.get(key) is None}}
 
 
 def _from_place(name: str, options: dict) -> tuple[str, dict]:

@@ -92,7 +92,7 @@ def parser() -> Parser:
 
 def plan(args: argparse.Namespace) -> tuple[list[Job], list[str] | None]:
     """The jobs that the arguments ask for, and the class names if a checkpoint holds them."""
-    found = jeffnet.weights.locate(args.checkpoint) if args.checkpoint else None
+    found = None if args.checkpoint is None else jeffnet.weights.locate(args.checkpoint)
     config = found.config if found else {}
     if found and not config and args.model is None and found.path.is_dir():
         config = jeffnet.weights.read_config(found.path)  # says what is missing

@@ -216,3 +216,62 @@ def test_bad_sources_are_named(tmp_path):
     (tmp_path / 'config.json').write_text('{')
     with pytest.raises(ValueError, match=r'config\.json is not valid JSON'):
         jeffnet.create_model(f'local-dir:{tmp_path}')
+
+
+def test_a_second_array_for_one_variable_is_unexpected(state, write, tmp_path):
+    """Under our flat name, or with and without a wrapper's prefix: neither may win over the other."""
+    for extra in ('bn1.var', 'bn1.scale', 'classifier.kernel', 'module.bn1.bias'):
+        path = write({**state, extra: np.zeros(8, np.float32)}, tmp_path / 'model.safetensors')
+        with pytest.raises(ValueError, match=f'1 unexpected in the file.*\n.*\n +{extra}'):
+            jeffnet.create_model(NAME, weights=path)
+
+
+def own(options, model=NAME):
+    return {'jeffnet': json.dumps({'model': model, 'options': options})}
+
+
+def test_no_file_relaxes_how_it_is_loaded(state, write, tmp_path):
+    path = tmp_path / 'model.safetensors'
+    for key in ('strict', 'use_ema', 'pretrained', 'weights', 'new_classifier', 'name', 'seed', 'nonsense'):
+        write(state, path, own({key: False}))
+        with pytest.raises(ValueError, match=rf'model\.safetensors describes no model .*{key} are none that shape'):
+            jeffnet.create_model(NAME, weights=path)
+    for said in (own({'output_stride': '8'}), own({}, model='nonsense'), own({}, model=[1]), {'jeffnet': '[' * 99999}):
+        write(state, path, said)
+        with pytest.raises(ValueError, match=r'model\.safetensors'):
+            jeffnet.create_model(NAME, weights=path)
+    for config in ({'format': 'jeffnet'}, {'format': 'jeffnet', 'model': NAME, 'options': None}):
+        (tmp_path / 'config.json').write_text(json.dumps(config))
+        with pytest.raises(ValueError, match=r'config\.json is not as jeffnet writes it'):
+            jeffnet.create_model(NAME, weights=tmp_path)
+
+
+def test_saved_options_hold_however_the_file_is_addressed(tmp_path):
+    options = {'num_classes': 3, 'in_chans': 1, 'output_stride': 8, 'bn_eps': 0.05}
+    module, variables = jeffnet.create_model(NAME, **options)
+    (tmp_path / 'bare').mkdir()
+    jeffnet.save_weights(module, tmp_path / 'bare' / 'model.safetensors', variables)
+    flat = jeffnet.flat_variables(variables)
+    weights.save(tmp_path / 'run', model=NAME, options=options, variables=flat, preprocessing={})
+    copy = tmp_path / 'copy.safetensors'
+    copy.write_bytes((tmp_path / 'run' / 'model.safetensors').read_bytes())
+    for path in (tmp_path / 'bare', tmp_path / 'bare' / 'model.safetensors', copy, tmp_path / 'run'):
+        again, _ = jeffnet.create_model(NAME, weights=path, num_classes=3, bn_eps=None)
+        assert again == module and again.policy == module.policy
+    assert jeffnet.create_model(NAME, weights=tmp_path / 'run', num_classes=None)[0].num_classes == 3
+
+
+def test_incomplete_holds_in_a_quiet_log_and_leaves_other_threads_alone(state, write, tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    path, log = write(state, tmp_path / 'model.safetensors'), logging.getLogger('jeffnet')
+    log.setLevel(logging.CRITICAL)
+    try:
+        with weights.Incomplete():
+            with pytest.raises(ValueError, match='fresh classifier'):
+                jeffnet.create_model(NAME, weights=path, num_classes=5)
+            with ThreadPoolExecutor(1) as other:
+                assert other.submit(jeffnet.create_model, NAME, weights=path, num_classes=5).result()
+        assert log.level == logging.CRITICAL
+    finally:
+        log.setLevel(logging.NOTSET)

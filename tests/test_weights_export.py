@@ -197,3 +197,59 @@ def test_layers_that_were_exchanged_are_written_too(tmp_path):
     )
     back = load_file(jeffnet.save_weights(build(chosen.block, policy), tmp_path / 'group.safetensors'))
     assert 'bn1.weight' in back and 'bn1.running_mean' not in back and 'bn1.num_batches_tracked' not in back
+
+
+def test_edge_networks_of_timm_are_built_as_timm_builds_them(tmp_path, caplog):
+    """Trained further by timm, the weights go with timm's strides; the published ones go with those of the release."""
+    network = timm.create_model('tf_efficientnet_es', num_classes=5)
+    timm.models.save_for_hf(network, tmp_path / 'timm', safe_serialization=True)
+    module, variables = jeffnet.create_model(f'local-dir:{tmp_path}/timm', pretrained=True)
+    assert not module.stride_in_projection and 'built as timm does' in caplog.text
+    caplog.clear()
+    jeffnet.save_weights(module, tmp_path / 'a.safetensors', variables)
+    assert not caplog.records
+    ours, fresh = jeffnet.create_model('tf_efficientnet_es')
+    jeffnet.save_weights(ours, tmp_path / 'b.safetensors', fresh)
+    assert ours.stride_in_projection and 'timm strides elsewhere' in caplog.text
+
+
+def test_a_module_its_name_and_its_variables_must_agree(tmp_path):
+    module, variables = jeffnet.create_model('pt_mobilenetv3_small_100', num_classes=3)
+    with pytest.raises(ValueError, match=r"a module of pt_mobilenetv3_small_100, not of name='tf_"):
+        jeffnet.save_weights(module, tmp_path / 'a', variables, name='tf_mobilenetv3_small_100')
+    other = jeffnet.create_model('pt_mobilenetv3_small_100', num_classes=5)[1]
+    with pytest.raises(ValueError, match=r'not those of pt_mobilenetv3_small_100: see classifier'):
+        jeffnet.save_weights(module, tmp_path / 'a', other)
+    assert not (tmp_path / 'a').exists()
+
+
+def test_nothing_beside_a_model_is_lost_and_links_stay(tmp_path):
+    model = jeffnet.create_model(NAME, 'nnx', num_classes=2)
+    folder = jeffnet.save_weights(model, tmp_path / 'folder')
+    (tmp_path / 'link').symlink_to('folder')
+    jeffnet.save_weights(model, tmp_path / 'link')
+    assert (tmp_path / 'link').is_symlink() and sorted(p.name for p in tmp_path.iterdir()) == ['folder', 'link']
+    (tmp_path / 'plain').touch()
+    assert (folder / 'model.safetensors').stat().st_mode == (tmp_path / 'plain').stat().st_mode
+    (folder / 'optimizer.pt').write_text('mine')
+    with pytest.raises(ValueError, match='other things in it'):
+        jeffnet.save_weights(model, folder)
+    assert (folder / 'optimizer.pt').read_text() == 'mine'
+    assert jeffnet.save_weights(model, tmp_path / 'exp-0.5').is_dir()
+
+
+def test_networks_without_a_classifier_come_back(tmp_path):
+    for i, options in enumerate(
+        ({'features_only': True, 'out_indices': (1, 3)}, {'num_classes': 0}, {'num_classes': -1})
+    ):
+        model = jeffnet.create_model(NAME, 'nnx', seed=4, **options)
+        for path in (tmp_path / f'{i}.safetensors', tmp_path / f'folder{i}'):
+            again = jeffnet.create_model(NAME, 'nnx', weights=jeffnet.save_weights(model, path))
+            assert (again.num_classes, again.out_indices) == (model.num_classes, model.out_indices)
+            np.testing.assert_array_equal(again.conv_stem.kernel[...], model.conv_stem.kernel[...])
+
+
+def test_a_full_disk_is_one_error(tmp_path):
+    model = jeffnet.create_model(NAME, 'nnx', num_classes=2)
+    with pytest.raises(OSError, match=r'/dev/full|full'):
+        jeffnet.weights.checkpoint.write_arrays(Path('/proc/full.safetensors'), jeffnet.flat_variables(model), {})

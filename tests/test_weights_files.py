@@ -116,7 +116,7 @@ def test_pytorch_files_without_a_state_dict(tmp_path):
     with pytest.raises(ValueError, match=r'model\.pth holds a list, not a state dict'):
         load(path)
     torch.save({'a': torch.zeros(3, 3).to_sparse()}, path)
-    with pytest.raises(ValueError, match=r'a is a quantised or sparse tensor'):
+    with pytest.raises(ValueError, match=r'a is a quantised, sparse or empty tensor'):
         load(path)
 
 

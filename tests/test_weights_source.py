@@ -94,10 +94,10 @@ def test_a_repository_of_another_kind(server, cache, state, write, tmp_path):
         jeffnet.create_model('hf-hub:owner/wrong', pretrained=True)
 
 
-def test_download_fills_the_cache_for_use_without_a_connection(published, state, tmp_path, capsys, monkeypatch):
+def test_download_fills_the_cache_for_use_without_a_connection(published, state, write, tmp_path, capsys, monkeypatch):
     from huggingface_hub import constants
 
-    published.add('owner/net', {FILE: b'x'})
+    published.add('owner/net', {FILE: write(state, tmp_path / 'other.safetensors').read_bytes()})
     assert main(['download', NAME, 'hf-hub:owner/net', 'pt_mnasnet_1*']) == 2  # the last is not on this hub
     shown = capsys.readouterr()
     assert [line.partition(': ')[0] for line in shown.out.splitlines()] == [NAME, 'hf-hub:owner/net']

@@ -10,6 +10,7 @@ arguments or input, one line on standard error; 1: failed while running, or veri
 """
 
 import argparse
+import math
 import sys
 from collections import Counter
 from pathlib import Path
@@ -69,17 +70,17 @@ def inspect(args: argparse.Namespace) -> int:
         found = source.locate(args.file)
         file = files.read(found.path)
         files.check_values(file)
+        fits = recognise.models_of(file)
+        bad = [name for name, array in file.arrays.items() if not np.isfinite(array.read().astype(np.float32)).all()]
     sizes = Counter()
     for array in file.arrays.values():
-        sizes[array.dtype.name] += int(np.prod(array.shape))
+        sizes[array.dtype.name] += math.prod(array.shape)
     print(f'{file.path}: names and axes of {LAYOUTS[file.layout]}')
     print(f'  {len(file.arrays)} arrays: {", ".join(f"{n:,} {kind} values" for kind, n in sorted(sizes.items()))}')
     for key, value in sorted(file.metadata.items()):
         print(f'  {key}: {value}')
     print(f'  model named in it: {found.model or "none"}')
-    print(f'  models of the same arrays: {", ".join(recognise.models_of(file)) or "none"}')
-    with input_errors():
-        bad = [name for name, array in file.arrays.items() if not np.isfinite(array.read().astype(np.float32)).all()]
+    print(f'  models of the same arrays: {", ".join(fits) or "none"}')
     print(f'  NaN or infinite values: {", ".join(bad) or "none"}')
     width = max(map(len, file.arrays), default=0)
     for name, array in file.arrays.items():

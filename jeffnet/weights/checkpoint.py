@@ -6,6 +6,7 @@ Ours has `{"format": "jeffnet", "model": ..., "options": ...}` and flat names. t
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -15,8 +16,10 @@ from typing import Any
 import numpy as np
 
 from jeffnet.models.table import model_info, table, tagged
-from jeffnet.weights.files import digest
+from jeffnet.weights.files import DIGEST, digest
 from jeffnet.weights.stored import StoredArray
+
+log = logging.getLogger('jeffnet')
 
 # timm's `model_args` that are keywords of `create_model` too.
 MODEL_ARGS = ('num_classes', 'in_chans', 'drop_rate', 'drop_path_rate', 'output_stride', 'bn_eps')
@@ -47,17 +50,25 @@ def save(
         'metrics': dict(metrics) if metrics is not None else None,
     }
     with replaced(Path(folder)) as temporary:
-        write_arrays(temporary / 'model.safetensors', variables, {'format': 'jeffnet', 'model': model})
+        said = {'format': 'jeffnet', 'model': model, 'jeffnet': json.dumps(config)}
+        write_arrays(temporary / 'model.safetensors', variables, said)
         (temporary / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
 
 
 def write_arrays(path: Path, arrays: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
     """Writes a .safetensors file whose metadata hold a sha-256 of the arrays, which reading checks."""
+    from safetensors import SafetensorError
     from safetensors.numpy import save_file
 
     contiguous = {name: np.asarray(array, order='C') for name, array in arrays.items()}
     sha256 = digest({name: StoredArray.of(array) for name, array in contiguous.items()})
-    save_file(contiguous, path, metadata={**metadata, 'sha256': sha256})
+    path.touch()  # with the permissions that the user's new files have; the library's are its owner's alone
+    mode = path.stat().st_mode
+    try:
+        save_file(contiguous, path, metadata={**metadata, DIGEST: sha256})
+    except SafetensorError as error:
+        raise OSError(f'cannot write {path}: {error}') from error
+    path.chmod(mode)
 
 
 @contextlib.contextmanager
@@ -92,16 +103,25 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         raise FileNotFoundError(f'{folder} holds no config.json: it is not a checkpoint folder')
     try:
         config = json.loads(path.read_text())
-    except ValueError as error:  # of JSON, or of the encoding
+    except (ValueError, RecursionError) as error:  # of JSON, or of the encoding
         raise ValueError(f'{path} is not valid JSON ({error})') from error
     if isinstance(config, dict) and config.get('format') == 'jeffnet':
-        return config
+        return _of_ours(path, config)
     if not isinstance(config, dict) or not isinstance(config.get('architecture'), str):
         raise ValueError(f'{path} was written neither by jeffnet nor by timm: it names no architecture')
     try:
         return _of_timm(config)
     except (TypeError, KeyError, AttributeError, IndexError, ValueError) as error:
         raise ValueError(f'{path} describes no model that jeffnet can build ({error})') from error
+
+
+def _of_ours(path: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a checkpoint, with all its fields; ValueError if they are not as `save` writes them."""
+    kinds = {'model': str, 'options': dict, 'preprocessing': dict, 'classes': list | None, 'metrics': dict | None}
+    odd = [key for key, kind in kinds.items() if not isinstance(config.get(key), kind)]
+    if odd:
+        raise ValueError(f'{path} is not as jeffnet writes it: see {", ".join(odd)}')
+    return {**dict.fromkeys(kinds), **config}
 
 
 def _of_timm(config: dict[str, Any]) -> dict[str, Any]:
@@ -119,26 +139,41 @@ def _of_timm(config: dict[str, Any]) -> dict[str, Any]:
     ]
     if odd:
         raise ValueError(f'its model_args hold {", ".join(odd)}, which jeffnet does not know')
-    classes = config.get('num_classes', published.get('num_classes', 1000))
+    counts = (config.get('num_classes'), published.get('num_classes'), 1000)
+    classes = next(count for count in counts if count is not None)
     options['num_classes'] = classes if classes else -1  # timm's 0: no classifier behind the pooling
     options['in_chans'] = arguments.get('in_chans', shape[0])
     model = ours.get('model') or model_of_timm(config['architecture'], published.get('tag'))
+    if model and not ours:
+        options |= _as_timm_builds(model, classes, published.get('tag'))
     preprocessing = ours.get('preprocessing') or {
         **({'kind': model_info(model).preprocessing} if model else {}),
         **({'image_size': list(shape[1:])} if shape[1] else {}),
         'in_chans': options['in_chans'],
         **{key: published[key] for key in ('crop_pct', 'interpolation', 'mean', 'std') if published.get(key)},
     }
+    saved = dict(ours.get('options', {}))
+    if saved.get('features_only'):
+        del options['num_classes']
     labels = config.get('label_names') or published.get('label_names')
     return {
         'format': 'timm',
         'model': model,
         'architecture': config['architecture'],
-        'options': {**options, **ours.get('options', {})},
+        'options': options | saved,
         'preprocessing': preprocessing,
         'classes': labels if isinstance(labels, list) else None,
         'metrics': ours.get('metrics'),
     }
+
+
+def _as_timm_builds(model: str, classes: int, tag: str | None) -> dict[str, Any]:
+    """Options of a network that timm trained further: timm's own, where the published weights want others."""
+    info = model_info(model)
+    if not info.options or (classes == 1000 and tag == info.tag):
+        return {}
+    log.warning('%s: not the published weights, so built as timm does, without %s', model, ', '.join(info.options))
+    return {key: type(value)() for key, value in info.options.items()}
 
 
 def model_of_timm(architecture: str, tag: str | None) -> str | None:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import math
 import os
 import tempfile
@@ -11,16 +12,20 @@ from pathlib import Path
 from typing import Any
 
 import jeffnet
-from jeffnet.core.block import PYTORCH, Policy
+from jeffnet.core.block import PYTORCH, Policy, declarations
 from jeffnet.core.derive import block_class, fields
 from jeffnet.create import FLAVOURS, NOT_OVERRIDES
 from jeffnet.models.table import ModelInfo, definition, model_info
 from jeffnet.weights import hub, recognise
 from jeffnet.weights.checkpoint import replaced, write_arrays
+from jeffnet.weights.files import TORCH_SUFFIXES
 from jeffnet.weights.names import timm_names, to_timm
+
+log = logging.getLogger('jeffnet')
 
 # Keywords of `create_model` that shape the network and that its root block holds.
 OPTIONS = ('num_classes', 'in_chans', 'output_stride')
+FOREIGN = (*TORCH_SUFFIXES, '.npz', '.npy', '.h5', '.keras', '.msgpack', '.onnx')  # what people may expect, and not get
 
 
 @dataclass(frozen=True)
@@ -50,12 +55,14 @@ def save_weights(
     `preprocessing` (the fields of `Preprocessing`, or what `read_config` gives) is that of the name unless given. An
     existing file or folder is replaced when the new one is whole. Raises ValueError or TypeError for what is no model.
     """
-    path = Path(path).expanduser()
-    if path.suffix and path.suffix != '.safetensors':
+    if not str(path):
+        raise ValueError("path='': give the path of a .safetensors file or of a folder")
+    path = Path(path).expanduser().resolve()  # what a link points at is replaced, not the link
+    if path.suffix in FOREIGN:
         raise ValueError(f'{path}: jeffnet writes .safetensors files, or folders (a path without a suffix)')
     export = exported(model, variables, name, preprocessing, classes, metrics)
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.suffix:
+    if path.suffix == '.safetensors':
         if path.is_dir():
             raise ValueError(f'{path} is a folder; give the path of a file')
         temporary = path.with_name(f'.{path.name}.{os.getpid()}')
@@ -67,7 +74,7 @@ def save_weights(
         return path
     if path.is_file():
         raise ValueError(f'{path} is a file; give the path of a folder, or one that ends in .safetensors')
-    if path.is_dir() and any(path.iterdir()) and not (path / 'config.json').is_file():
+    if path.is_dir() and not {p.name for p in path.iterdir()} <= {'config.json', 'model.safetensors', 'README.md'}:
         raise ValueError(f'{path} is a folder with other things in it; give a new one')
     with replaced(path) as folder:
         write_folder(folder, export, f'local-dir:{path.name}')
@@ -107,23 +114,38 @@ def exported(model, variables, name, preprocessing, classes, metrics) -> Export:
     else:
         block: Any = block_class(type(model))(**fields(model))
         policy = model.policy
-        named = name or getattr(block, 'variant', None)
-        if named is None:
-            raise ValueError(f'this {type(model).__name__} was not made by create_model: give name=, its model name')
-        info = model_info(named)
+        info = info_of(block, name)
     family = definition(info or model_info(recognise.models_of_variables({k: v.shape for k, v in flat.items()})[0]))
     names = timm_names(block, policy, family.WEIGHT_NAMES)
-    if flat.keys() != names.keys():
-        odd = sorted(flat.keys() ^ names.keys())
-        raise ValueError(f'these variables are not those of {info.name if info else name}: {", ".join(odd[:5])}, ...')
+    wanted = declarations(block, policy)
+    odd = [k for k in {**flat, **wanted} if k not in flat or k not in wanted or flat[k].shape != tuple(wanted[k].shape)]
+    if odd:
+        raise ValueError(f'these variables are not those of {info.name if info else name}: see {", ".join(odd[:5])}')
+    if getattr(block, 'stride_in_projection', False):
+        log.warning('%s: timm strides elsewhere, and computes another function of these weights', block.variant or name)
     about: dict[str, Any] = {'model': info.name if info else None, 'options': options_of(info, block, policy)}
     if info is not None:
         about['preprocessing'] = preprocessing_of(info, preprocessing, block.in_chans)
+    if isinstance(classes, str):
+        raise ValueError(f'classes={classes!r}: expected a list of names')
+    classes = None if classes is None else [str(label) for label in classes]
     if classes is not None and len(classes) != block.num_classes:
         raise ValueError(f'{len(classes)} classes are named, but the model has {block.num_classes}')
-    about |= {'classes': classes, 'metrics': dict(metrics) if metrics else None}
+    about |= {'classes': classes, 'metrics': {k: float(v) for k, v in metrics.items()} if metrics else None}
     kernel = flat.get(f'{family.CLASSIFIER}.kernel')
     return Export(info, to_timm(flat, names), about, kernel.shape[0] if kernel is not None else 0)
+
+
+def info_of(block: Any, name: str | None) -> ModelInfo:
+    """The table's entry of a module's block; ValueError if `name` contradicts it."""
+    variant = getattr(block, 'variant', None)
+    known = name or variant
+    if known is None:
+        raise ValueError(f'this {type(block).__name__} was not made by create_model: give name=, its model name')
+    info = model_info(known)
+    if variant and (model_info(variant).arch, model_info(variant).flavour) != (info.arch, info.flavour):
+        raise ValueError(f'this is a module of {variant}, not of name={name!r}')
+    return info
 
 
 def of_variables(flat: Mapping[str, Any], name: str | None) -> tuple[ModelInfo | None, Any, Policy]:
@@ -163,6 +185,9 @@ def options_of(info: ModelInfo | None, block: Any, policy: Policy) -> dict[str, 
             options[field.name] = value
     usual = FLAVOURS[info.flavour]
     norms = {'bn_eps': policy.bn_eps, 'bn_momentum': policy.bn_momentum}
+    if block.out_indices is not None:
+        del options['num_classes']
+        options |= {'features_only': True, 'out_indices': list(block.out_indices)}
     return options | {key: value for key, value in norms.items() if value != getattr(usual, key)}
 
 
@@ -197,7 +222,7 @@ def timm_config(export: Export) -> dict[str, Any]:
     info, about = export.info, export.about
     assert info is not None
     family, prepared, options = definition(info), about['preprocessing'], about['options']
-    classes = max(options['num_classes'], 0)
+    classes = max(options.get('num_classes', 0), 0)
     arguments = {'in_chans': options['in_chans']} if options['in_chans'] != 3 else {}
     if options['output_stride'] != 32:
         arguments['output_stride'] = options['output_stride']
@@ -238,7 +263,7 @@ def model_card(export: Export, place: str) -> str:
 
     info, about = export.info, export.about
     assert info is not None
-    counts = f'{about["options"]["num_classes"]} classes, {about["options"]["in_chans"]} channels'
+    counts = f'{about["options"].get("num_classes", 0)} classes, {about["options"]["in_chans"]} channels'
     card = f"""---
 library_name: jeffnet
 pipeline_tag: image-classification

@@ -32,6 +32,7 @@ SUFFIXES = ('.safetensors', *TORCH_SUFFIXES, '.npz')
 IN_FOLDER = ('model.safetensors', 'pytorch_model.bin', 'open_clip_model.safetensors')  # looked for in this order
 WRAPPERS = ('module.', '_orig_mod.', 'timm_model.', 'model.')  # prefixes from DataParallel, torch.compile, ...
 HASH = re.compile(r'-([0-9a-f]{8,64})\.npz')
+DIGEST = 'jeffnet.sha256'  # the key of a file's metadata
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class WeightsFile:
         try:
             said = json.loads(self.metadata.get('jeffnet', '{}'))
             return {**said, 'options': dict(said.get('options', {}))} if said else {}
-        except (ValueError, TypeError, AttributeError) as error:
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise ValueError(f'the metadata of {self.path} are not as jeffnet writes them ({error})') from error
 
 
@@ -63,7 +64,9 @@ def read(path: Path, use_ema: bool = True) -> WeightsFile:
     if prefix is not None and not _usual(path):
         return WeightsFile(prefix, 'tensorflow', tf_checkpoint.read(prefix, use_ema))
     file = find(path)
-    if file.stat().st_size == 0:
+    with file.open('rb') as opened:  # says plainly if it may not be read
+        empty = not opened.read(1)
+    if empty:
         raise ValueError(f'{file} is empty; fetch or write it again')
     if file.suffix == '.safetensors':
         return _read_safetensors(file)
@@ -77,7 +80,7 @@ def read(path: Path, use_ema: bool = True) -> WeightsFile:
 def find(path: Path) -> Path:
     """The weights file that a path names: itself, or the one in the folder."""
     if path.is_dir():
-        file = _weights_in(path)
+        file = weights_in(path)
         if file is None:
             names = ', '.join(sorted(p.name for p in path.iterdir())[:5]) or 'nothing'
             raise FileNotFoundError(
@@ -97,7 +100,7 @@ def find(path: Path) -> Path:
     return path
 
 
-def _weights_in(folder: Path) -> Path | None:
+def weights_in(folder: Path) -> Path | None:
     """The weights file of a folder: one of the usual names, else the only one."""
     if not folder.is_dir():
         return None
@@ -117,13 +120,14 @@ def unwrapped(arrays: Mapping[str, StoredArray]) -> dict[str, StoredArray]:
         for prefix in WRAPPERS:
             # A counter of the wrapper itself, such as n_averaged, stands outside.
             if found and all(name.startswith(prefix) or '.' not in name for name in found):
-                found = {name.removeprefix(prefix): array for name, array in found.items()}
+                shorter = {name.removeprefix(prefix): array for name, array in found.items()}
+                found = shorter if len(shorter) == len(found) else found
     return found
 
 
 def check_values(file: WeightsFile) -> None:
     """Raises ValueError if the values are not those that the file was written with, as far as it says."""
-    if 'sha256' in file.metadata and digest(file.arrays) != file.metadata['sha256']:
+    if DIGEST in file.metadata and digest(file.arrays) != file.metadata[DIGEST]:
         raise ValueError(
             f'{file.path} is damaged: its values do not have the sha-256 that was written with them; fetch or write '
             'it again'
@@ -199,6 +203,12 @@ def _read_npz(path: Path) -> dict[str, StoredArray]:
         if 'names.npy' not in archive.namelist():
             raise ValueError("it holds no array 'names', so it is none of the predecessor's weights files")
         names = [str(name) for name in _npz_array(path, archive, 'names', 'names').read()]
+        known = {'names.npy', 'types.npy', *(f'{i}.npy' for i in range(len(names)))}
+        odd = sorted(set(archive.namelist()) - known)
+        if odd:
+            raise ValueError(f'it holds arrays without a name ({", ".join(odd[:3])})')
+        if len(set(names)) < len(names):
+            raise ValueError('it names an array twice')
         return {name: _npz_array(path, archive, str(i), name) for i, name in enumerate(names)}
     except NPZ_FAULTS as error:
         raise ValueError(f'cannot read {path}: {error}; fetch it again or give a .safetensors file') from error
@@ -206,8 +216,8 @@ def _read_npz(path: Path) -> dict[str, StoredArray]:
 
 # What zipfile and NumPy raise for damaged archives, and for headers of arrays that are no headers.
 NPZ_FAULTS = (
-    OSError, EOFError, ValueError, KeyError, TypeError, NotImplementedError, RuntimeError, SyntaxError, zlib.error,
-    zipfile.BadZipFile, tokenize.TokenError,
+    OSError, EOFError, MemoryError, ValueError, KeyError, TypeError, NotImplementedError, RuntimeError, SyntaxError,
+    zlib.error, zipfile.BadZipFile, tokenize.TokenError,
 )  # fmt: skip
 
 

@@ -47,8 +47,8 @@ class Comparison:
         """One line for people."""
         verdict = 'the same function' if self.inside else 'NOT the same function'
         return (
-            f"logits differ from {self.judge}'s by at most {self.error:.1e} of their spread (bar {self.bar:.1e}; the "
-            f'rounding of {self.judge} itself: {self.rounding:.1e}): {verdict}'
+            f'logits differ from those of {self.judge} by at most {self.error:.1e} of their spread (bar '
+            f"{self.bar:.1e}; the judge's own rounding: {self.rounding:.1e}): {verdict}"
         )
 
 
@@ -77,7 +77,9 @@ def compare(judge: str, path: Path, module: Any, variables: dict, use_ema: bool 
         spread = np.sqrt(np.mean((exact - exact.mean(0)) ** 2))
         errors.append(np.abs(np.asarray(predict(x)) - rough).max() / spread)
         roundings.append(np.abs(rough - exact).max() / spread)
-    return Comparison(judge, float(max(errors)), float(max(roundings)))
+    moved = judge == 'timm' and getattr(module, 'stride_in_projection', False)
+    name = 'timm (its strides moved into the projections, as the released weights have them)' if moved else judge
+    return Comparison(name, float(max(errors)), float(max(roundings)))
 
 
 def judge_of(judge: str, info: ModelInfo, path: Path, module: Any, variables: dict, use_ema: bool):
@@ -96,6 +98,8 @@ def judge_of(judge: str, info: ModelInfo, path: Path, module: Any, variables: di
         import timm
 
         options = {'num_classes': module.num_classes, 'in_chans': module.in_chans, 'bn_eps': module.policy.bn_eps}
+        if module.output_stride != 32:
+            options['output_stride'] = module.output_stride
         network = timm.create_model(info.timm, **options)
         if getattr(module, 'stride_in_projection', False):
             move_stride_to_projection(network)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,17 +25,20 @@ INCOMPLETE = {'incomplete': True}
 
 
 class Incomplete(logging.Handler):
-    """Raises ValueError at a record that says so; a context in which all of a network must come from its file."""
+    """A context in which all of a network must come from its file: ValueError at a record that says otherwise."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        if getattr(record, 'incomplete', False):
+        if getattr(record, 'incomplete', False) and record.thread == self.thread:
             raise ValueError(record.getMessage())
 
     def __enter__(self):
+        self.thread, self.before = threading.get_ident(), log.level
+        log.setLevel(min(log.getEffectiveLevel(), logging.WARNING))  # a user's quiet log must not hide it
         log.addHandler(self)
 
     def __exit__(self, *_):
         log.removeHandler(self)
+        log.setLevel(self.before)
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,7 @@ def adapted(flat: Mapping, info: ModelInfo, block: Any, wanted: Mapping, new_cla
         log.warning(message, info.name, block.num_classes, classes, extra=INCOMPLETE)
         flat |= {name: None for name in flat if name.startswith(f'{family.CLASSIFIER}.')}
     if first in flat and flat[first].ndim == 4 and flat[first].shape[2] != block.in_chans:
-        log.info('%s: %s adapted from %d to %d channels', info.name, first, flat[first].shape[2], block.in_chans)
+        log.warning('%s: %s adapted from %d to %d channels', info.name, first, flat[first].shape[2], block.in_chans)
         shape = (*flat[first].shape[:2], block.in_chans, flat[first].shape[3])
         flat[first] = flat[first].mapped(lambda kernel: adapt.channels(kernel, block.in_chans), shape)
     for name, prefix_tokens in getattr(family, 'POSITION_TABLES', {}).items():
@@ -143,13 +147,13 @@ def advice(file: WeightsFile, info: ModelInfo, found: Translated, wanted: Mappin
     """What most likely makes a file fit."""
     kernel = f'{definition(info).CLASSIFIER}.kernel'
     kept = found.flat.get(kernel)
+    models = recognise.models_of(file)
+    if models and info.name not in models:
+        return f'its arrays are those of {" or ".join(models[:4])}: use that name'
     if not new_classifier and kernel in wanted and kept is not None and kept.ndim == 2:
         classes = kept.shape[1]
         if classes != wanted[kernel].shape[1]:
             return f'its classifier has {classes} classes: pass num_classes={classes}'
-    models = recognise.models_of(file)
-    if models and info.name not in models:
-        return f'its arrays are those of {" or ".join(models[:4])}: use that name'
     if not found.flat:
         return 'none of its names are known: use the weights of this model'
     return 'use the weights of this model with the options that they were made with'

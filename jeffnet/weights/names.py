@@ -6,7 +6,7 @@ a family's few exceptions are applied last. Names are only ever made from the mo
 
 import math
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,28 +69,30 @@ def translate(layout: str, arrays: Mapping[str, StoredArray], info: ModelInfo, b
     """
     wanted = declarations(block, policy)
     if layout == 'jeffnet':
-        return _sorted_out(arrays, wanted, {})
+        known = {name: array for name, array in arrays.items() if name in wanted}
+        return Translated(known, sorted(arrays.keys() - known.keys()), {})
     foreign = foreign_names(info)
     if layout == 'tensorflow':
-        return _sorted_out(foreign.tensorflow_arrays(block, arrays) if foreign else arrays, wanted, {})
+        # A variable that happens to have one of our flat names is not ours.
+        theirs = {name: array for name, array in arrays.items() if name not in wanted}
+        known = foreign.tensorflow_arrays(block, theirs) if foreign else theirs
+        unexpected = [name for name in arrays if name in known or name in wanted]
+        return Translated({n: a for n, a in known.items() if n in wanted}, sorted(unexpected), {})
     modules, settings = {}, {}
     if layout == 'predecessor' and foreign:
         modules = foreign.predecessor_modules(block)
     elif foreign and foreign.is_torchvision(arrays):
         modules, settings = foreign.torchvision_modules(block, arrays), foreign.TORCHVISION_POLICY.get(info.arch, {})
     flat_names = {timm: flat for flat, timm in timm_names(block, policy, definition(info).WEIGHT_NAMES).items()}
-    found = {}
+    found, unexpected = {}, []
     for name, array in arrays.items():
         module, _, leaf = name.rpartition('.')
-        if leaf not in COUNTERS:
-            flat = flat_names.get(f'{modules.get(module, module)}.{leaf}'.lstrip('.'), name)
+        flat = flat_names.get(f'{modules.get(module, module)}.{leaf}'.lstrip('.'))
+        if flat in found or (flat is None and leaf not in COUNTERS):  # a second array for one variable is one too many
+            unexpected.append(name)
+        elif flat is not None:
             found[flat] = _as_kernel(array, len(wanted[flat].shape)) if flat.endswith('kernel') else array
-    return _sorted_out(found, wanted, settings)
-
-
-def _sorted_out(arrays: Mapping[str, StoredArray], wanted: Collection[str], settings: dict) -> Translated:
-    known = {name: array for name, array in arrays.items() if name in wanted}
-    return Translated(known, sorted(arrays.keys() - known.keys()), settings)
+    return Translated(found, sorted(unexpected), settings)
 
 
 def _as_kernel(array: StoredArray, ndim: int) -> StoredArray:

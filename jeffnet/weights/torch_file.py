@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import threading
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -12,6 +13,8 @@ import ml_dtypes
 import numpy as np
 
 from jeffnet.weights.stored import StoredArray
+
+_loading = threading.Lock()  # what torch is told to allow, and to be quiet about, holds for the whole process
 
 # Where training scripts put the weights, averaged ones first: timm, torchvision, Lightning, and plain habit.
 AVERAGED = ('state_dict_ema', 'model_ema', 'ema_state_dict')
@@ -44,17 +47,19 @@ def _load(path: Path) -> Mapping[str, Any]:
     import pickle
 
     archive = zipfile.is_zipfile(path)  # since torch 1.6; before that a bare pickle
+    if archive and any(name.endswith('/constants.pkl') for name in zipfile.ZipFile(path).namelist()):
+        raise ValueError(f'{path} is a TorchScript program, not weights; save its state_dict() and give that')
     try:
         damaged = zipfile.ZipFile(path).testzip() if archive else None  # torch itself skips the checksums
         if damaged is not None:
             raise ValueError(f'{path} is damaged (bad checksum of {damaged}); fetch or write it again')
         # timm's train script stores its arguments in a Namespace, which has nothing to run.
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        with _loading, torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter('ignore')  # of odd pickles: what matters about them is an error here
             content = torch.load(path, map_location='cpu', weights_only=True, mmap=archive)
     except pickle.UnpicklingError as error:
         raise ValueError(_refusal(path, str(error))) from error
-    except (RuntimeError, EOFError, OSError, KeyError, AttributeError, IndexError, zipfile.BadZipFile) as error:
+    except Exception as error:  # a damaged pickle can end anywhere, with any error
         cause = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ValueError(f'{path} is not a complete PyTorch file ({cause}); fetch or write it again') from error
     if not isinstance(content, Mapping):
@@ -75,6 +80,14 @@ def _refusal(path: Path, reason: str) -> str:
     return f'{path} is not a complete PyTorch file ({cause}); fetch or write it again'
 
 
+def _types() -> dict[Any, Any]:
+    """NumPy's type of each of torch's that a state dict may hold."""
+    import torch
+
+    names = ('float64', 'float32', 'float16', 'int64', 'int32', 'int16', 'int8', 'uint8', 'bool')
+    return {torch.bfloat16: ml_dtypes.bfloat16, **{getattr(torch, name): name for name in names}}
+
+
 def _is_tensor(value: Any) -> bool:
     import torch
 
@@ -88,12 +101,16 @@ def _is_state(value: Any) -> bool:
 def _stored(path: Path, name: str, tensor: Any) -> StoredArray:
     import torch
 
-    if tensor.is_quantized or tensor.layout != torch.strided:
-        raise ValueError(f'{path}: {name} is a quantised or sparse tensor, which jeffnet does not read')
-    if tensor.dtype == torch.bfloat16:  # which NumPy knows only from ml_dtypes
-        plain = tensor.detach().contiguous().view(torch.uint16)
-        return StoredArray(
-            tuple(tensor.shape), np.dtype(ml_dtypes.bfloat16), lambda: plain.numpy().view(ml_dtypes.bfloat16)
-        )
-    array = tensor.detach().numpy()
-    return StoredArray(array.shape, array.dtype, lambda: array)
+    types = _types()
+    if tensor.is_quantized or tensor.layout != torch.strided or tensor.is_meta:
+        raise ValueError(f'{path}: {name} is a quantised, sparse or empty tensor, which jeffnet does not read')
+    if tensor.dtype not in types:
+        raise ValueError(f'{path}: {name} holds {tensor.dtype} values; jeffnet reads floating-point weights only')
+
+    def values() -> np.ndarray:
+        plain = tensor.detach().resolve_neg().resolve_conj()
+        if tensor.dtype == torch.bfloat16:  # which NumPy knows only from ml_dtypes
+            return plain.contiguous().view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+        return plain.numpy()
+
+    return StoredArray(tuple(tensor.shape), np.dtype(types[tensor.dtype]), values)
