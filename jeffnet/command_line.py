@@ -26,13 +26,11 @@ def guarded(command: Callable[[], int]) -> int:
     """Runs a command and returns its exit status; errors become one line on standard error, bugs a traceback."""
     try:
         return command()
-    except (InputError, DataError) as error:
-        return stop(error, 2)
     except BrokenPipeError:  # the reader of the output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
         return 0
-    except ConnectionError as error:  # weights could not be fetched
-        return stop(error, 1)
+    except (InputError, DataError, ConnectionError) as error:  # the last: weights could not be fetched
+        return stop(error, 2)
     except KeyboardInterrupt:
         return stop('interrupted', 130)
     except Exception:
@@ -45,8 +43,6 @@ def input_errors() -> Iterator[None]:
     """Errors of what runs in here are the input's: InputError."""
     try:
         yield
-    except ConnectionError:
-        raise
     except (ValueError, TypeError, OSError, ModuleNotFoundError, MemoryError) as error:
         raise InputError(str(error)) from error
 

@@ -105,7 +105,7 @@ def test_download_fills_the_cache_for_use_without_a_connection(published, state,
     monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', True)
     flat = jeffnet.flat_variables(jeffnet.create_model(NAME, pretrained=True)[1])
     np.testing.assert_array_equal(flat['classifier.bias'], state['classifier.bias'])
-    assert main(['download', 'pt_mnasnet_100']) == 1
+    assert main(['download', 'pt_mnasnet_100']) == 2
     assert 'HF_HUB_OFFLINE is set' in capsys.readouterr().err
 
 
@@ -122,8 +122,8 @@ def test_the_scripts_validate_a_repository_with_its_own_preprocessing(server, ca
         shown = capsys.readouterr().out
         assert 'tf_mobilenetv3_small_minimal_100 (linen, float32) pil: RGB, resize short side to 34' in shown
     for fault, status, says in (
-        (Fault(status=500), 1, 'answers with an error (500)'),
-        (Fault(cut=1000), 1, 'the connection broke off'),
+        (Fault(status=500), 2, 'answers with an error (500)'),
+        (Fault(cut=1000), 2, 'the connection broke off'),
     ):
         server.add('owner/new', {path.name: path.read_bytes() for path in folder.iterdir()})
         server.faults[FILE] = fault

@@ -138,15 +138,15 @@ def download(args: argparse.Namespace) -> int:
     """Fetches weights into the cache; what fails is told, and does not keep the others from being fetched."""
     with input_errors():
         wanted = [name for given in args.names for name in matching(given)]
-    status = 0
+    failed = False
     for name in wanted:
         try:
             place = source.locate(name).path if source.is_source(name) else source.pinned(jeffnet.model_info(name))
             print(f'{name}: {place}', flush=True)
-        except (ConnectionError, OSError, ValueError) as error:
+        except (OSError, ValueError) as error:
             print(f'{name}: {" ".join(str(error).split())}', file=sys.stderr)
-            status = max(status, 1 if isinstance(error, ConnectionError) else 2)
-    return status
+            failed = True
+    return 2 if failed else 0
 
 
 def matching(name: str) -> list[str]:
