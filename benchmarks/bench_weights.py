@@ -103,7 +103,7 @@ def rows_of(name: str, kind: str, folder: Path, rounds: int) -> list[dict]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--out', type=Path, default=Path('results/bench-weights.csv'))
-    parser.add_argument('--models', nargs='+', default=['tf_efficientnet_b0', 'tf_efficientnet_b7'])
+    parser.add_argument('--models', nargs='+', default=['tf_efficientnet_b7'])
     parser.add_argument('--rounds', type=int, default=5)
     arguments = parser.parse_args()
     rows = []
