@@ -55,8 +55,8 @@ class Comparison:
 def prepare() -> None:
     """Imports the judges, before anything imports TensorFlow: the other order ends the process."""
     try:
-        import timm  # noqa: F401
-        import torchvision  # noqa: F401
+        import timm  # noqa: F401  for its place in the order of imports
+        import torchvision  # noqa: F401  likewise
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(f"--against needs {error.name}: pip install 'jeffnet[torch]' timm") from error
 
