@@ -68,12 +68,16 @@ def intermediates(model: Any, x, variables: dict | None = None) -> dict[str, Any
     return _back_end(_framework_of(model, variables)).intermediates(model, x, variables)
 
 
-def predictor(model: Any, variables: dict | None = None) -> Any:
+def predictor(model: Any, variables: dict | None = None, *, devices: Any = None, compiled: bool = True) -> Any:
     """A function from normalised images `[N, H, W, C]` to the model's output, compiled once per shape.
 
-    It keeps the variables as they are at this moment; Linen needs `variables`.
+    It keeps the variables as they are at this moment; Linen needs `variables`. A batch is split over `devices`, by
+    default all of this process. `compiled=False` runs operation by operation on one device, for debugging.
     """
-    return _back_end(_framework_of(model, variables)).predictor(model, variables)
+    from jeffnet.predict import Predictor
+
+    call, variables = _back_end(_framework_of(model, variables)).pure(model, variables)
+    return Predictor(call, variables, devices=devices, compiled=compiled)
 
 
 def _back_end(framework: str):

@@ -110,8 +110,7 @@ def _taps(graph, state, x):
     return recorded
 
 
-def predictor(model: nnx.Module, variables=None):
-    """A compiled function from images to the output of the model as it is now."""
+def pure(model: nnx.Module, variables=None):
+    """The forward pass as a pure function of variables and images, and the variables as they are now."""
     graph, state = nnx.split(model)
-    run = jax.jit(lambda state, x: nnx.merge(graph, state)(x))
-    return functools.partial(run, state)
+    return lambda state, x: nnx.merge(graph, state)(x), state

@@ -103,6 +103,6 @@ def _call(model, tensors, x):
             kept.assign(original)
 
 
-def predictor(model: objax.Module, variables=None):
-    """A compiled function from images to the output of the model as it is now."""
-    return functools.partial(jax.jit(functools.partial(_call, model)), model.vars().tensors())
+def pure(model: objax.Module, variables=None):
+    """The forward pass as a pure function of variables and images, and the variables as they are now."""
+    return functools.partial(_call, model), model.vars().tensors()

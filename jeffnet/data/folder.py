@@ -1,18 +1,18 @@
 """A folder of class folders: one sub-folder for each class, its images anywhere below it."""
 
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp')
+from jeffnet.data.source import DataError as DataError
+
+# Those of torchvision's ImageFolder.
+EXTENSIONS = ('.jpg', '.jpeg', '.png', '.webp', '.bmp', '.ppm', '.pgm', '.tif', '.tiff')
 SYNONYMS = {'validation': ('validation', 'val'), 'val': ('val', 'validation')}
-
-
-class DataError(ValueError):
-    """The data set is at fault, not the program: the message names the path, the cause and what to do."""
 
 
 @dataclass(frozen=True)
@@ -27,17 +27,28 @@ class ClassFolder:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def name(self, index: int) -> str:
+        """The path of an image."""
+        return self.paths[index]
+
+    def read(self, index: int) -> bytes:
+        """An image file's content."""
+        with open(self.paths[index], 'rb') as file:
+            return file.read()
+
     @classmethod
     def open(
         cls, data: str | os.PathLike, split: str | None = None, classes: Sequence[str] | None = None
     ) -> 'ClassFolder':
         """Indexes DATA, which holds class folders, or splits (train, validation or val) that do.
 
-        Without a split, validation is taken where DATA has one. Labels follow the sorted folder names, or `classes`,
-        of which some may be absent. Raises FileNotFoundError for a missing folder, DataError for an unusable one.
+        Without a split, validation is taken where DATA has one. Labels follow the folder names in natural order, or
+        `classes`, of which some may be absent. Raises FileNotFoundError for a missing folder, DataError for an unusable
+        one.
         """
         root = split_folder(Path(data), split)
-        found = sorted(e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith('.'))
+        found = [e.name for e in os.scandir(root) if e.is_dir() and not e.name.startswith('.')]
+        found.sort(key=natural)
         if not found:
             raise DataError(f'{root}: holds no class folders; expected one sub-folder of images for each class')
         unknown = [name for name in found if classes is not None and name not in classes]
@@ -53,6 +64,11 @@ class ClassFolder:
         paths = [path for name in names for path in images.get(name, [])]
         labels = np.repeat(np.arange(len(names), dtype=np.int32), [len(images.get(name, [])) for name in names])
         return cls(root, paths, labels, names)
+
+
+def natural(name: str) -> tuple[list[tuple[str, int]], str]:
+    """Sorts '2' before '10', as timm does: the class folders of ImageNet-V2 are '0' to '999'."""
+    return [(text.lower(), int(number or 0)) for text, number in re.findall(r'(\D*)(\d*)', name)], name
 
 
 def split_folder(data: Path, split: str | None) -> Path:
@@ -76,5 +92,5 @@ def image_paths(folder: Path) -> list[str]:
         os.path.join(parent, name)
         for parent, _, names in os.walk(folder, followlinks=True)
         for name in names
-        if name.lower().endswith(EXTENSIONS)
+        if name.lower().endswith(EXTENSIONS) and not name.startswith('.')  # macOS leaves ._name beside a file
     )

@@ -1,12 +1,19 @@
-"""One image file to the array that a model takes, with Pillow and NumPy alone: both transforms of `preprocessing`."""
+"""One encoded image to the array that a model takes, with Pillow and NumPy alone: both transforms of `preprocessing`.
 
+Images lie as they are stored: like timm and the TensorFlow releases, nothing here turns them by their EXIF orientation.
+"""
+
+import io
 import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.JpegImagePlugin import JpegImageFile
 
-from jeffnet.data.folder import DataError
+from jeffnet.data.jpeg import decode_box
 from jeffnet.data.preprocessing import (
     Augmentation,
     Box,
@@ -18,9 +25,11 @@ from jeffnet.data.preprocessing import (
     resized_size,
     tf_crop,
 )
+from jeffnet.data.source import DataError
 
 FILTERS = {'bicubic': Image.Resampling.BICUBIC, 'bilinear': Image.Resampling.BILINEAR}
 TABLE_SIZE = 1024  # steps per pixel of TensorFlow's table of bicubic weights
+DEEP_GREY = ('I', 'I;16', 'I;16L', 'I;16B', 'I;16N')
 
 
 def load_image(path: str | os.PathLike, source: Any, **overrides: Any) -> np.ndarray:
@@ -32,44 +41,77 @@ def load_image(path: str | os.PathLike, source: Any, **overrides: Any) -> np.nda
     preprocessing = Preprocessing.of(source, **overrides)
     if not os.path.isfile(path):
         raise FileNotFoundError(f'{os.fspath(path)}: no such image file')
-    return evaluation_image(decode(path, preprocessing), preprocessing)[None]
+    with readable(os.fspath(path)), open(path, 'rb') as file:
+        return evaluation_image(file.read(), preprocessing)[None]
 
 
-def decode(path: str | os.PathLike, preprocessing: Preprocessing) -> Image.Image:
-    """An RGB or grey image; grey comes from RGB for every format, since JPEG's own grey differs from it by rounding."""
+@contextmanager
+def readable(name: str) -> Iterator[None]:
+    """Whatever reading and decoding raise in here becomes a DataError that names the image."""
     try:
-        with Image.open(path) as image:
-            if image.mode.startswith('I'):  # 16-bit grey: the high byte, as TensorFlow; Pillow would cut at white
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-            colour = image.convert('RGB')
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:  # Pillow's plug-ins raise any
-        raise DataError(f'{os.fspath(path)}: cannot be read as an image ({error})') from error
-    return colour if preprocessing.in_chans == 3 else colour.convert('L')
+        yield
+    except DataError:
+        raise
+    except (OSError, ValueError, SyntaxError, IndexError, Image.DecompressionBombError) as error:  # plug-ins raise any
+        raise DataError(f'{name}: cannot be read as an image ({error})') from error
 
 
-def evaluation_image(image: Image.Image, preprocessing: Preprocessing) -> np.ndarray:
-    """An image -> float32 [h, w, C], normalised."""
+def evaluation_image(data: bytes, preprocessing: Preprocessing) -> np.ndarray:
+    """An encoded image -> float32 [h, w, C], normalised."""
     target, interpolation = preprocessing.image_size, preprocessing.interpolation
-    if preprocessing.kind == 'pil':
-        size = resized_size(image.height, image.width, preprocessing)
-        top, left = (crop_offset(whole, part) for whole, part in zip(size, target, strict=True))
-        pixels = array(crop(resize(image, size, interpolation), (top, left, *target)))
-    else:
-        box = tf_crop(image.height, image.width, preprocessing)
-        pixels = tf_resize(array(crop(image, box)), target, interpolation)
-    return normalise(pixels, preprocessing)
+    if preprocessing.kind == 'tf':
+        pixels = decode_as_tf(data, lambda height, width: tf_crop(height, width, preprocessing), preprocessing.in_chans)
+        return normalise(tf_resize(pixels, target, interpolation), preprocessing)
+    image = decode(data, preprocessing.in_chans)
+    size = resized_size(image.height, image.width, preprocessing)
+    top, left = (crop_offset(whole, part) for whole, part in zip(size, target, strict=True))
+    return normalise(array(crop(resize(image, size, interpolation), (top, left, *target))), preprocessing)
+
+
+def decode(data: bytes, in_chans: int = 3) -> Image.Image:
+    """An RGB or grey image; grey comes from RGB for every format, since JPEG's own grey differs from it by rounding."""
+    with Image.open(io.BytesIO(data)) as image:
+        return to_colours(image, in_chans)
+
+
+def to_colours(image: Image.Image, in_chans: int) -> Image.Image:
+    """RGB (3 channels) or grey (1) of any kind of image, in 8 bits; transparency is dropped."""
+    if image.mode in DEEP_GREY:  # the high byte, as TensorFlow; Pillow itself would cut at white
+        values = np.asarray(image)
+        if values.min() < 0 or values.max() >= 2**16:
+            raise ValueError('more than 16 bits per pixel')
+        image = Image.fromarray((values >> 8).astype(np.uint8))
+    if image.mode == 'F':
+        raise ValueError('floating-point pixels')
+    image.info.pop('transparency', None)  # else Pillow warns that it is lost, once for each such palette
+    colour = image.convert('RGB')
+    return colour if in_chans == 3 else colour.convert('L')
+
+
+def decode_as_tf(data: bytes, box_of: Callable[[int, int], Box], in_chans: int) -> np.ndarray:
+    """The box of an encoded image that `box_of(H, W)` gives, uint8 [h, w, C]; JPEG as TensorFlow decodes it."""
+    with Image.open(io.BytesIO(data)) as image:
+        box = box_of(image.height, image.width)
+        if not isinstance(image, JpegImageFile):
+            return array(crop(to_colours(image, in_chans), box))
+        pixels = decode_box(image, box)
+    return pixels if in_chans == 3 else array(Image.fromarray(pixels).convert('L'))
 
 
 def training_image(
-    image: Image.Image, crops: np.ndarray, flip: bool, preprocessing: Preprocessing, augmentation: Augmentation
+    data: bytes, crops: np.ndarray, flip: bool, preprocessing: Preprocessing, augmentation: Augmentation
 ) -> np.ndarray:
-    """An image -> float32 [h, w, C]: random resized crop, flip, normalised."""
+    """An encoded image -> float32 [h, w, C]: random resized crop, flip, normalised."""
     target, interpolation = preprocessing.image_size, augmentation.interpolation or preprocessing.interpolation
-    cropped = crop(image, random_crop(image.height, image.width, crops, augmentation.ratio))
-    if preprocessing.kind == 'pil':
-        pixels = array(resize(cropped, target, interpolation))
+
+    def box_of(height, width):
+        return random_crop(height, width, crops, augmentation.ratio)
+
+    if preprocessing.kind == 'tf':
+        pixels = tf_resize(decode_as_tf(data, box_of, preprocessing.in_chans), target, interpolation)
     else:
-        pixels = tf_resize(array(cropped), target, interpolation)
+        image = decode(data, preprocessing.in_chans)
+        pixels = array(resize(crop(image, box_of(image.height, image.width)), target, interpolation))
     return normalise(pixels[:, ::-1] if flip else pixels, preprocessing)
 
 

@@ -1,6 +1,7 @@
 """The data order as index arithmetic: a batch is a function of (seed, step), so a run resumes from its step alone."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -30,30 +31,89 @@ def training_batch(seed: int, step: int, batch_size: int, size: int) -> tuple[np
     return index, position
 
 
-def pad_batch(images: np.ndarray, labels: np.ndarray, batch_size: int) -> Batch:
-    """A batch of constant size, [B, H, W, C]: rows that only fill it up are zeros with mask False."""
-    missing = batch_size - len(labels)
-    return {
-        'image': np.pad(images, [(0, missing), (0, 0), (0, 0), (0, 0)]) if missing else images,
-        'label': np.pad(labels, (0, missing)).astype(np.int32),
-        'mask': np.arange(batch_size) < len(labels),
-    }
+@dataclass(frozen=True)
+class Shard:
+    """The part of a set that one of several processes reads: every `count`-th image from `rank` on."""
+
+    rank: int = 0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.count:
+            raise ValueError(f'shard is {self.rank} of {self.count}; allowed: 0 <= rank < count')
+
+    def indices(self, size: int) -> np.ndarray:
+        """The images of this shard in a set of `size`, int64 [n]."""
+        return np.arange(self.rank, size, self.count)
+
+
+WHOLE = Shard()
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What a reader has of one batch: `good` says which of its rows `images` and `labels` are, the rest failed."""
+
+    images: np.ndarray  # [n, H, W, C], n at most the batch size
+    labels: np.ndarray  # int32 [n]
+    good: np.ndarray  # int64 [n], ascending
+    faults: list[str]  # one message for each image that could not be read
+    names: list[str] | None = None  # of the whole batch, where only the reader knows them
+
+
+def pad_batch(rows: Rows, indices: np.ndarray, batch_size: int) -> Batch:
+    """A batch of constant size, [B, H, W, C]: rows that fill it up, or could not be read, are zeros with mask False.
+
+    `indices` are the images' places in the set; of rows that fill up, -1.
+    """
+    if len(rows.good) == batch_size:
+        images, labels = rows.images, rows.labels.astype(np.int32)
+    else:
+        images = np.zeros((batch_size, *rows.images.shape[1:]), rows.images.dtype)
+        images[rows.good] = rows.images
+        labels = np.zeros(batch_size, np.int32)
+        labels[rows.good] = rows.labels
+    mask = np.zeros(batch_size, bool)
+    mask[rows.good] = True
+    index = np.full(batch_size, -1, np.int32)
+    index[: len(indices)] = indices
+    return {'image': images, 'label': labels, 'mask': mask, 'index': index}
 
 
 class EvaluationBatches:
     """One pass over a set in its own order, as often as it is iterated: every example once, all batches of one size.
 
-    `read` starts a pass and yields images [n, H, W, C] and labels [n], n = batch_size except in the last one.
+    `read` starts a pass and yields the `Rows` of each batch; `indices` are the places in the set of what it reads.
+    After a pass, `faults` has a message for each image that could not be read.
     """
 
-    def __init__(self, read: Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]], size: int, batch_size: int):
-        if batch_size < 1:
-            raise ValueError(f'batch_size is {batch_size}; allowed: 1 or more')
-        self.read, self.size, self.batch_size = read, size, batch_size
+    def __init__(self, read: Callable[[], Iterable[Rows]], indices: np.ndarray, batch_size: int):
+        check_batch_size(batch_size)
+        self.read, self.indices, self.batch_size = read, indices, batch_size
+        self.faults: list[str] = []
+
+    @property
+    def size(self) -> int:
+        """Number of examples in a pass."""
+        return len(self.indices)
 
     def __len__(self) -> int:
         return -(-self.size // self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
-        for images, labels in self.read():
-            yield pad_batch(images, labels, self.batch_size)
+        for batch, _ in self.named():
+            yield batch
+
+    def named(self) -> Iterator[tuple[Batch, list[str] | None]]:
+        """Batches, and the names of their images where only the reader knows them."""
+        self.faults = []
+        for step, rows in enumerate(self.read()):
+            self.faults += rows.faults
+            at = slice(step * self.batch_size, (step + 1) * self.batch_size)
+            yield pad_batch(rows, self.indices[at], self.batch_size), rows.names
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Raises ValueError for a batch without images."""
+    if batch_size < 1:
+        raise ValueError(f'batch_size is {batch_size}; allowed: 1 or more')

@@ -1,10 +1,5 @@
-"""The tf.data reader: class folders or prepared TFDS sets in, numpy batches out, the same pixels as `jeffnet.data.pt`.
+"""The tf.data reader: a `Source` or a `Stream` in, numpy batches out, the same pixels as `jeffnet.data.pt`."""
 
-`pil` is Pillow's 8-bit resize rebuilt from integer TensorFlow operations, bit for bit; see `resample`.
-"""
-
-import io
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -12,70 +7,146 @@ from itertools import count
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from jeffnet.data.folder import ClassFolder, DataError
-from jeffnet.data.order import Batch, EvaluationBatches, training_batch
-from jeffnet.data.preprocessing import CROP_ATTEMPTS, Augmentation, Preprocessing, covered_share, least_size
+from jeffnet.data.folder import ClassFolder
+from jeffnet.data.images import decode, readable
+from jeffnet.data.images import evaluation_image as pillow_image
+from jeffnet.data.order import WHOLE, Batch, EvaluationBatches, Rows, Shard, check_batch_size, training_batch
+from jeffnet.data.preprocessing import CROP_ATTEMPTS, Augmentation, Preprocessing
+from jeffnet.data.source import BAD_IMAGE, DataError, Source, check_bad_image
+from jeffnet.data.streams import Stream
+from jeffnet.data.tf_images import evaluation_image, training_image
 from jeffnet.data.tf_import import tf
-
-FRACTION_BITS = 22  # of Pillow's fixed-point weights: the sum of weight * pixel stays below 2^31
-Box = tuple[tf.Tensor, ...]  # (top, left, height, width)
-LUMA = (19595, 38470, 7471)  # Pillow's shares of red, green and blue in grey, in 1 / 65536
-
-
-@dataclass(frozen=True)
-class TfdsSplit:
-    """One split of a prepared TFDS set, images still encoded."""
-
-    examples: Any  # tf.data.Dataset of (encoded bytes, label)
-    size: int
-    classes: list[str]
-
-    def __len__(self) -> int:
-        return self.size
-
-
-def open_tfds(data_dir: str | os.PathLike, dataset: str, split: str = 'validation') -> TfdsSplit:
-    """A split of `dataset` ('name' or 'name/config:version') under a TFDS folder; DataError if it is not there."""
-    import tensorflow_datasets as tfds  # slow to import, and needed for TFDS folders only
-
-    try:
-        builder: Any = tfds.builder(dataset, data_dir=os.fspath(data_dir))
-    except (tfds.core.DatasetNotFoundError, ValueError) as error:
-        raise DataError(f'{data_dir}: no TFDS set {dataset!r} ({str(error).splitlines()[0]})') from None
-    if split not in builder.info.splits:
-        there = ', '.join(builder.info.splits) or f'none; prepare it: tfds build {dataset} --data_dir {data_dir}'
-        raise DataError(f'{data_dir}: TFDS set {dataset!r} has no split {split!r}; splits there: {there}')
-    examples = builder.as_dataset(split=split, decoders={'image': tfds.decode.SkipDecoding()}, shuffle_files=False)
-    pairs = examples.map(lambda example: (example['image'], tf.cast(example['label'], tf.int32)))
-    return TfdsSplit(pairs, builder.info.splits[split].num_examples, list(builder.info.features['label'].names))
 
 
 def evaluation_batches(
-    source: ClassFolder | TfdsSplit, preprocessing: Preprocessing, batch_size: int, workers: int | None = None
+    source: Source | Stream,
+    preprocessing: Preprocessing,
+    batch_size: int,
+    workers: int | None = None,
+    *,
+    shard: Shard = WHOLE,
+    on_bad_image: str = BAD_IMAGE[0],
 ) -> EvaluationBatches:
-    """Batches {'image' float32 [B, H, W, C], 'label' int32 [B], 'mask' bool [B]} of one pass over the set.
+    """Batches of one pass over the set, or over this process's shard of it, each image once.
 
-    `workers` None: as many threads as pay off. Iterating raises DataError with the path of a bad file.
+    They hold 'image' float32 [B, H, W, C], 'label' int32 [B], 'mask' bool [B] and 'index' int32 [B], the place in the
+    set. `workers` None: as many threads as pay off. An image that cannot be read ends the pass with a DataError that
+    names it, or with `on_bad_image='skip'` has mask False.
     """
-    if isinstance(source, ClassFolder):
-        paths, examples = source.paths, tf.data.Dataset.from_tensor_slices((source.paths, source.labels))
+    check_batch_size(batch_size)
+    check_bad_image(on_bad_image)
+    if isinstance(source, Stream):
+        indices, feed = source.indices(shard), Feed(partial(source.examples, shard), tf.identity)
     else:
-        paths, examples = [], source.examples
+        indices = shard.indices(len(source))
+        feed = feed_of(source, indices)
+    read = partial(Pass, feed, preprocessing, batch_size, workers, on_bad_image)
+    return EvaluationBatches(read, indices, batch_size)
 
-    def prepare(data, label):
-        return evaluation_image(tf.io.read_file(data) if paths else data, preprocessing), label
 
-    def read():
-        batches = examples.map(prepare, **parallel(workers)).batch(batch_size).prefetch(2)
-        return name_bad_image(batches.as_numpy_iterator(), lambda step: paths[step * batch_size :][:batch_size])
+@dataclass(frozen=True)
+class Feed:
+    """Where encoded images come from: a dataset of (name, reference, label), and reference -> encoded bytes."""
 
-    return EvaluationBatches(read, len(source), batch_size)
+    examples: Callable[[], tf.data.Dataset]
+    load: Callable[[tf.Tensor], tf.Tensor]
+
+
+def feed_of(source: Source, indices: np.ndarray) -> Feed:
+    """These images of a set, in this order."""
+    names, labels = [source.name(int(i)) for i in indices], np.asarray(source.labels)[indices]
+    references = names if isinstance(source, ClassFolder) else indices
+    return Feed(lambda: tf.data.Dataset.from_tensor_slices((names, references, labels)), loader(source))
+
+
+def loader(source: Source) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Path or index -> encoded bytes. TensorFlow reads files itself, outside of Python's lock."""
+    if isinstance(source, ClassFolder):
+        return tf.io.read_file
+    return lambda index: tf.ensure_shape(tf.numpy_function(lambda i: source.read(int(i)), [index], tf.string), [])
+
+
+class Pass:
+    """One pass over encoded images, batch after batch.
+
+    When TensorFlow fails it names no file and gives up the batch. Its images are then prepared one by one, and a new
+    pipeline goes on behind it.
+    """
+
+    def __init__(self, feed: Feed, preprocessing: Preprocessing, batch_size: int, workers: int | None, bad_image: str):
+        self.feed, self.preprocessing, self.batch_size = feed, preprocessing, batch_size
+        self.workers, self.bad_image = workers, bad_image
+
+    def __iter__(self) -> Iterator[Rows]:
+        step, batches = 0, self.batches(0)
+        while True:
+            try:
+                images, labels, names = next(batches)
+            except StopIteration:
+                return
+            except tf.errors.OpError as error:
+                yield self.one_by_one(step, error)
+                batches = self.batches(step + 1)
+            else:
+                yield Rows(images, labels, np.arange(len(labels)), [], decoded(names))
+            step += 1
+
+    def batches(self, step: int) -> Iterator:
+        """The batches from `step` on: images, labels, names."""
+        prepared = self.feed.examples().skip(step * self.batch_size).map(self.prepare, **parallel(self.workers))
+        return prepared.batch(self.batch_size).prefetch(2).as_numpy_iterator()
+
+    def prepare(self, name: tf.Tensor, reference: tf.Tensor, label: tf.Tensor):
+        """The image as the model takes it, its label and its name."""
+        return evaluation_image(self.feed.load(reference), self.preprocessing), label, name
+
+    def one_by_one(self, step: int, error: tf.errors.OpError) -> Rows:
+        """The readable images of one batch, and the faults of the others; raises the first unless they are skipped."""
+        window = self.feed.examples().skip(step * self.batch_size).take(self.batch_size)
+        names, images, labels, good, faults = [], [], [], [], []
+        try:
+            examples = list(window)
+        except tf.errors.OpError as cause:  # the records themselves
+            raise DataError(f'TensorFlow cannot read the data set: {cause.message}') from None
+        for row, example in enumerate(examples):
+            names.append(example[0].numpy().decode())
+            try:
+                image, label, _ = next(tf.data.Dataset.from_tensors(example).map(self.prepare).as_numpy_iterator())
+            except tf.errors.OpError as cause:
+                faults.append(self.fault(names[-1], example[1], cause))
+                continue
+            images.append(image)
+            labels.append(label)
+            good.append(row)
+        if not faults:
+            raise DataError(f'TensorFlow cannot read the data set: {error.message}')
+        if self.bad_image != 'skip':
+            raise DataError(faults[0])
+        empty = np.zeros((0, *self.preprocessing.image_size, self.preprocessing.in_chans), np.float32)
+        return Rows(
+            np.stack(images) if images else empty, np.array(labels, np.int32), np.array(good, np.int64), faults, names
+        )
+
+    def fault(self, name: str, reference: tf.Tensor, cause: tf.errors.OpError) -> str:
+        """The message of one bad image: Pillow's, as in the PyTorch reader, else TensorFlow's."""
+        try:
+            with readable(name):
+                pillow_image(bytes(self.feed.load(reference).numpy()), self.preprocessing)
+        except DataError as error:
+            return str(error)
+        except tf.errors.OpError:  # the bytes cannot be had
+            pass
+        return f'{name}: cannot be read as an image ({cause.message})'
+
+
+def decoded(names: np.ndarray) -> list[str]:
+    """The names of a batch."""
+    return [name.decode() for name in names]
 
 
 def training_batches(
-    folder: ClassFolder,
+    source: Source,
     preprocessing: Preprocessing,
     augmentation: Augmentation,
     batch_size: int,
@@ -87,213 +158,47 @@ def training_batches(
 
     The random numbers are drawn in numpy, so that the PyTorch reader yields the same pixels.
     """
-    order = partial(training_batch, seed, batch_size=batch_size, size=len(folder))
+    order = partial(training_batch, seed, batch_size=batch_size, size=len(source))
     order(start_step)  # bad arguments fail here, not in TensorFlow
+    load, labels = loader(source), np.asarray(source.labels)
 
-    def paths_of(step):
-        return [folder.paths[i] for i in order(start_step + step)[0]]
+    def references(index):
+        return [source.paths[i] for i in index] if isinstance(source, ClassFolder) else index
 
     def steps():
         for step in count(start_step):
             index, position = order(step)
             crops, flips = zip(*(augmentation.draw(seed, int(p)) for p in position), strict=True)
-            yield [folder.paths[i] for i in index], folder.labels[index], np.stack(crops), np.array(flips)
+            yield references(index), labels[index], np.stack(crops), np.array(flips)
 
-    def prepare(path, label, crops, flip):
-        return training_image(tf.io.read_file(path), crops, flip, preprocessing, augmentation), label
+    def prepare(reference, label, crops, flip):
+        return training_image(load(reference), crops, flip, preprocessing, augmentation), label
 
     spec, n = tf.TensorSpec, batch_size
-    signature = (spec(n, tf.string), spec(n, tf.int32), spec((n, CROP_ATTEMPTS, 4), tf.float64), spec(n, tf.bool))
+    kind = tf.string if isinstance(source, ClassFolder) else tf.int64
+    signature = (spec(n, kind), spec(n, tf.int32), spec((n, CROP_ATTEMPTS, 4), tf.float64), spec(n, tf.bool))
     examples = tf.data.Dataset.from_generator(steps, output_signature=signature).unbatch()
-    batches = examples.map(prepare, **parallel(workers)).batch(n, drop_remainder=True).prefetch(2)
-    for images, labels in name_bad_image(batches.as_numpy_iterator(), paths_of):
-        yield {'image': images, 'label': labels}
+    batches = examples.map(prepare, **parallel(workers)).batch(n, drop_remainder=True).prefetch(2).as_numpy_iterator()
+    for step in count(start_step):
+        try:
+            images, batch_labels = next(batches)
+        except tf.errors.OpError as error:
+            raise bad_training_image(source, order(step)[0], error) from None
+        yield {'image': images, 'label': batch_labels}
+
+
+def bad_training_image(source: Source, indices: np.ndarray, error: tf.errors.OpError) -> DataError:
+    """The error that names the first of these images which cannot be decoded."""
+    for index in indices:
+        name = source.name(int(index))
+        try:
+            with readable(name):
+                decode(source.read(int(index)))
+        except DataError as cause:
+            return cause
+    return DataError(f'TensorFlow cannot read an image of the data set: {error.message}')
 
 
 def parallel(workers: int | None) -> dict[str, Any]:
     """Keywords of Dataset.map: images are prepared by several threads, and stay in order."""
     return {'num_parallel_calls': workers or tf.data.AUTOTUNE, 'deterministic': True}
-
-
-def name_bad_image(batches: Iterator, paths_of: Callable[[int], list[str]]) -> Iterator:
-    """Passes batches on; `paths_of(step)` are the files to look through when TensorFlow fails, as it names none."""
-    for step in count():
-        try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        except tf.errors.OpError as error:
-            raise bad_image(paths_of(step), error) from None
-        yield batch
-
-
-def bad_image(paths: list[str], error: tf.errors.OpError) -> DataError:
-    """The error that names the file which Pillow cannot read either."""
-    for path in paths:
-        try:
-            with Image.open(path) as image:
-                image.load()
-        except (OSError, ValueError, SyntaxError) as cause:
-            return DataError(f'{path}: cannot be read as an image ({cause})')
-    return DataError(f'TensorFlow cannot read an image of the data set: {error.message}')
-
-
-def decode(data: tf.Tensor, preprocessing: Preprocessing, box_of: Callable | None = None) -> tf.Tensor:
-    """Encoded bytes -> uint8 [H, W, C], or only the box that `box_of(H, W)` gives.
-
-    As the TensorFlow releases, `tf` decodes JPEG with the fast, less exact DCT, and only the box: at its border, the
-    colours differ a little from those of the whole image.
-    """
-    dct = 'INTEGER_ACCURATE' if preprocessing.kind == 'pil' else 'INTEGER_FAST'
-
-    def jpeg():
-        if box_of is None or preprocessing.kind == 'pil':
-            return crop(tf.io.decode_jpeg(data, channels=3, dct_method=dct), box_of)
-        height, width, _ = tf.unstack(tf.io.extract_jpeg_shape(data))
-        return tf.io.decode_and_crop_jpeg(data, tf.stack(box_of(height, width)), channels=3, dct_method=dct)
-
-    def png():
-        return crop(tf.io.decode_png(data, channels=3), box_of)
-
-    def other():
-        return crop(tf.ensure_shape(tf.numpy_function(decode_with_pillow, [data], tf.uint8), [None, None, 3]), box_of)
-
-    is_png = tf.strings.substr(data, 0, 4) == b'\x89PNG'
-    image = tf.case([(tf.io.is_jpeg(data), jpeg), (is_png, png)], default=other)
-    if preprocessing.in_chans == 3:
-        return image
-    grey = tf.reduce_sum(tf.cast(image, tf.int32) * LUMA, axis=-1, keepdims=True) + 2**15
-    return tf.cast(tf.bitwise.right_shift(grey, 16), tf.uint8)
-
-
-def crop(image: tf.Tensor, box_of: Callable | None) -> tf.Tensor:
-    """The box of a decoded image, or all of it."""
-    if box_of is None:
-        return image
-    top, left, height, width = box_of(tf.shape(image)[0], tf.shape(image)[1])
-    return image[top : top + height, left : left + width]
-
-
-def decode_with_pillow(data: bytes) -> np.ndarray:
-    """The rarer formats, uint8 [H, W, 3]: TensorFlow reads only some kinds of BMP."""
-    with Image.open(io.BytesIO(data)) as image:
-        return np.asarray(image.convert('RGB'))
-
-
-def evaluation_image(data: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
-    """Encoded bytes -> float32 [h, w, C], normalised."""
-    target, interpolation = preprocessing.image_size, preprocessing.interpolation
-    if preprocessing.kind == 'tf':
-        image = decode(data, preprocessing, partial(tf_crop, preprocessing=preprocessing))
-        return normalise(tf.image.resize(image, target, interpolation, antialias=False), preprocessing)
-    image = decode(data, preprocessing)
-    size = resized_size(tf.shape(image)[:2], preprocessing)
-    offset = [tf.cast(tf.round((size[axis] - target[axis]) / 2), tf.int32) for axis in (0, 1)]  # half to even
-    return normalise(resample(image, size, offset, target, interpolation), preprocessing)
-
-
-def training_image(
-    data: tf.Tensor, crops: tf.Tensor, flip: tf.Tensor, preprocessing: Preprocessing, augmentation: Augmentation
-) -> tf.Tensor:
-    """Encoded bytes -> float32 [h, w, C]: random resized crop, flip, normalised."""
-    target, interpolation = preprocessing.image_size, augmentation.interpolation or preprocessing.interpolation
-    image = decode(data, preprocessing, partial(random_crop, crops=crops, ratio=augmentation.ratio))
-    if preprocessing.kind == 'pil':
-        image = resample(image, target, (0, 0), target, interpolation)
-    else:
-        image = tf.image.resize(image, target, interpolation, antialias=False)
-    return normalise(tf.where(flip, image[:, ::-1], image), preprocessing)
-
-
-def tf_crop(height: tf.Tensor, width: tf.Tensor, preprocessing: Preprocessing) -> Box:
-    """`preprocessing.tf_crop` for a size known only when the image is read."""
-    share, (target_height, target_width) = covered_share(preprocessing), preprocessing.image_size
-    high, wide = tf.cast(height, tf.float64), tf.cast(width, tf.float64)
-    crop_height = tf.cast(share * tf.minimum(high, wide * (target_height / target_width)), tf.int32)
-    crop_width = tf.cast(share * tf.minimum(wide, high * (target_width / target_height)), tf.int32)
-    crop_height, crop_width = tf.maximum(crop_height, 1), tf.maximum(crop_width, 1)
-    return (height - crop_height + 1) // 2, (width - crop_width + 1) // 2, crop_height, crop_width
-
-
-def resized_size(size: tf.Tensor, preprocessing: Preprocessing) -> list[tf.Tensor]:
-    """`preprocessing.resized_size` for a size known only when the image is read."""
-    target = least_size(preprocessing)
-    if target[0] == target[1]:
-        return [target[0] * size[axis] // tf.minimum(size[0], size[1]) for axis in (0, 1)]
-    exact = tf.cast(size, tf.float64)
-    factor = tf.minimum(exact[0] / target[0], exact[1] / target[1])
-    return [tf.cast(tf.round(exact[axis] / factor), tf.int32) for axis in (0, 1)]
-
-
-def random_crop(height: tf.Tensor, width: tf.Tensor, crops: tf.Tensor, ratio: tuple[float, float]) -> Box:
-    """`preprocessing.random_crop` for a size known only when the image is read."""
-    exact = tf.cast([height, width], tf.float64)
-    area = exact[0] * exact[1] * crops[:, 0]
-    heights, widths = tf.round(tf.sqrt(area / crops[:, 1])), tf.round(tf.sqrt(area * crops[:, 1]))
-    fits = (heights > 0) & (heights <= exact[0]) & (widths > 0) & (widths <= exact[1])
-    first = tf.argmax(tf.cast(fits, tf.int32))
-    top = tf.floor(crops[first, 2] * (exact[0] - heights[first] + 1))
-    left = tf.floor(crops[first, 3] * (exact[1] - widths[first] + 1))
-    aspect = tf.clip_by_value(exact[1] / exact[0], ratio[0], ratio[1])
-    whole_height = tf.maximum(tf.minimum(exact[0], tf.round(exact[1] / aspect)), 1)
-    whole_width = tf.maximum(tf.minimum(exact[1], tf.round(exact[0] * aspect)), 1)
-    whole = (exact[0] - whole_height) // 2, (exact[1] - whole_width) // 2, whole_height, whole_width
-    box = tf.where(tf.reduce_any(fits), tf.stack([top, left, heights[first], widths[first]]), tf.stack(whole))
-    return tuple(tf.unstack(tf.cast(box, tf.int32)))
-
-
-def normalise(image: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
-    """`preprocessing.normalise`, and the shape that the reader promises."""
-    mean, std = tf.constant(preprocessing.mean, tf.float32), tf.constant(preprocessing.std, tf.float32)
-    normal = (tf.cast(image, tf.float32) / 255 - mean) / std
-    return tf.ensure_shape(normal, [*preprocessing.image_size, preprocessing.in_chans])
-
-
-def resample(image: tf.Tensor, size, offset, count, interpolation: str) -> tf.Tensor:
-    """uint8 [H, W, C] resized to `size` as Pillow does, of which only the box of `count` at `offset` is computed.
-
-    Pillow's order is kept: horizontal pass, rounding to 8 bits, vertical pass. Rows out of the box's reach are skipped.
-    """
-    across = taps(tf.shape(image)[1], size[1], offset[1], count[1], interpolation)
-    down, weights = taps(tf.shape(image)[0], size[0], offset[0], count[0], interpolation)
-    first, last = tf.reduce_min(down), tf.reduce_max(down)
-    columns = tf.transpose(image[first : last + 1], [1, 0, 2])  # gathering along the first axis copies whole runs
-    rows = tf.transpose(weigh(columns, *across), [1, 0, 2])
-    return weigh(rows, down - first, weights)
-
-
-def taps(n_in, n_out, start, count: int, interpolation: str) -> tuple[tf.Tensor, tf.Tensor]:
-    """Input indices and integer weights, both [T, count], of the outputs from `start` on of a resize n_in -> n_out.
-
-    The bicubic kernel has a = -1/2, Keys 1981 (doi:10.1109/TASSP.1981.1163711).
-    """
-    scale = tf.cast(n_in, tf.float64) / tf.cast(n_out, tf.float64)
-    stretch = tf.maximum(scale, 1)  # shrinking widens the kernel: this is the antialiasing
-    support = stretch * (2 if interpolation == 'bicubic' else 1)
-    centre = (tf.cast(start + tf.range(count), tf.float64) + 0.5) * scale
-    low = tf.maximum(tf.cast(centre - support + 0.5, tf.int32), 0)
-    high = tf.minimum(tf.cast(centre + support + 0.5, tf.int32), n_in)
-    index = low + tf.range(tf.reduce_max(high - low))[:, None]
-    x = tf.abs((tf.cast(index, tf.float64) - centre + 0.5) * (1 / stretch))
-    if interpolation == 'bicubic':
-        near, far = (1.5 * x - 2.5) * x * x + 1, (((x - 5) * x + 8) * x - 4) * -0.5
-        weight = tf.where(x < 1, near, tf.where(x < 2, far, 0))
-    else:
-        weight = tf.maximum(1 - x, 0)
-    weight = tf.where(index < high, weight, 0)
-    weight = weight / tf.reduce_sum(weight, axis=0) * 2**FRACTION_BITS
-    rounded = tf.cast(weight + tf.sign(weight) * 0.5, tf.int32)  # half away from zero: the cast truncates
-    return tf.minimum(index, n_in - 1), rounded
-
-
-def weigh(image: tf.Tensor, index: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    """One pass along the first axis, uint8 [N, M, C] -> [count, M, C], in exact 32-bit integers."""
-    shape = [tf.shape(index)[1], *tf.unstack(tf.shape(image)[1:])]
-    half = tf.fill(shape, 2 ** (FRACTION_BITS - 1))  # rounds to nearest
-
-    def add(tap, total):
-        rows = tf.cast(tf.gather(image, index[tap]), tf.int32)
-        return tap + 1, total + weights[tap][:, None, None] * rows
-
-    _, total = tf.while_loop(lambda tap, _: tap < tf.shape(index)[0], add, [0, half])
-    return tf.cast(tf.clip_by_value(tf.bitwise.right_shift(total, FRACTION_BITS), 0, 255), tf.uint8)

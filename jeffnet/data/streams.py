@@ -1,0 +1,217 @@
+"""Sets that only TensorFlow reads, one example after the other: prepared TFDS sets, and TFRecord files."""
+
+import glob
+import os
+import re
+import struct
+from abc import ABC, abstractmethod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jeffnet.data.folder import SYNONYMS
+from jeffnet.data.order import WHOLE, Shard
+from jeffnet.data.source import DataError
+from jeffnet.data.tf_import import tf
+
+READ_IN_ORDER = 1  # files read at a time: with several, the order would depend on the number of processes
+
+
+class Stream(ABC):
+    """Labelled images, still encoded, in a fixed order; a process reads one stretch of it."""
+
+    classes: list[str]  # class names by label
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def between(self, start: int, stop: int) -> tf.data.Dataset:
+        """Dataset of (name, encoded bytes, label int32) of the examples start to stop (exclusive), in order."""
+
+    def examples(self, shard: Shard = WHOLE) -> tf.data.Dataset:
+        """`between` of a shard: a stretch of the set, so that the others' files need not be read."""
+        return self.between(*stretch(len(self), shard))
+
+    def indices(self, shard: Shard = WHOLE) -> np.ndarray:
+        """The places in the set of a shard's images, int64 [n]."""
+        return np.arange(*stretch(len(self), shard))
+
+    def name(self, index: int) -> str:
+        """What messages call this image; slow, as is `read`."""
+        return self.one(index)[0].decode()
+
+    def read(self, index: int) -> bytes:
+        """The image file's content."""
+        return self.one(index)[1]
+
+    def one(self, index: int) -> Any:
+        """A single example: name, encoded bytes, label."""
+        return next(self.between(index, index + 1).as_numpy_iterator())
+
+
+def stretch(size: int, shard: Shard) -> tuple[int, int]:
+    """First and last (exclusive) example of a shard."""
+    return size * shard.rank // shard.count, size * (shard.rank + 1) // shard.count
+
+
+class TfdsSplit(Stream):
+    """One split of a TFDS builder, `tfds.ImageFolder` among them."""
+
+    def __init__(self, builder: Any, split: str = 'validation'):
+        """Raises DataError for a split that is not there, or a set without images and labels."""
+        self.builder, self.split = builder, self.found_split(builder, split)
+        features = builder.info.features or {}
+        # imagenet2012_real has two kinds of labels.
+        labels = [name for name in ('label', 'original_label') if hasattr(features.get(name), 'names')]
+        if 'image' not in features or not labels:
+            held = ', '.join(features) or 'nothing'
+            raise DataError(f'TFDS set {builder.name!r} holds {held}; expected the features image and label')
+        self.label = labels[0]
+        self.classes = list(features[self.label].names)
+        self.size = builder.info.splits[self.split].num_examples
+
+    @staticmethod
+    def found_split(builder: Any, split: str) -> str:
+        """The split itself or its synonym."""
+        there = list(builder.info.splits)
+        for name in SYNONYMS.get(split, (split,)):
+            if name in there:
+                return name
+        if there:
+            raise DataError(f'TFDS set {builder.name!r} has no split {split!r}; splits there: {", ".join(there)}')
+        folder = builder.data_path.parent.parent
+        raise DataError(f'TFDS set {builder.name!r} is not prepared; {how_to_prepare(builder.name, folder)}')
+
+    def __len__(self) -> int:
+        return self.size
+
+    def between(self, start: int, stop: int) -> tf.data.Dataset:
+        """Dataset of (name, encoded bytes, label); the name is the file's where the set has it, else TFDS' own."""
+        import tensorflow_datasets as tfds
+
+        whole = (start, stop) == (0, len(self))
+        folder = isinstance(self.builder, tfds.ImageFolder)  # cannot read a part of a split
+        part = self.split if whole or folder else tfds.core.ReadInstruction(self.split, start, stop, unit='abs')
+        # Nothing is kept in memory: TFDS would cache small sets, decoded or not.
+        config = tfds.ReadConfig(
+            try_autocache=False, interleave_cycle_length=READ_IN_ORDER, add_tfds_id=not folder, skip_prefetch=True
+        )
+        decoders = {'image': tfds.decode.SkipDecoding()}
+        examples = self.builder.as_dataset(split=part, decoders=decoders, shuffle_files=False, read_config=config)
+        if folder and not whole:
+            examples = examples.skip(start).take(stop - start)
+        return examples.map(self.parts)
+
+    def parts(self, example: dict[str, Any]) -> tuple[Any, Any, Any]:
+        """(name, encoded bytes, label) of one example."""
+        names = (example[key] for key in ('file_name', 'image/filename', 'filename', 'tfds_id') if key in example)
+        return next(names, tf.constant('')), example['image'], tf.cast(example[self.label], tf.int32)
+
+
+def open_tfds(data_dir: str | os.PathLike, dataset: str, split: str = 'validation') -> TfdsSplit:
+    """A split of `dataset` ('name' or 'name/config:version') prepared under a TFDS folder; DataError if not there."""
+    import tensorflow_datasets as tfds  # slow to import, and needed for TFDS folders only
+
+    try:
+        builder: Any = tfds.builder(dataset, data_dir=os.fspath(data_dir))
+    except (tfds.core.DatasetNotFoundError, ValueError) as error:
+        raise DataError(f'{data_dir}: no TFDS set {dataset!r} ({str(error).splitlines()[0]})') from None
+    if not list(builder.info.splits):
+        raise DataError(f'{data_dir}: TFDS set {dataset!r} is not prepared; {how_to_prepare(dataset, data_dir)}')
+    return TfdsSplit(builder, split)
+
+
+def how_to_prepare(dataset: str, data_dir: str | os.PathLike) -> str:
+    """The command that prepares a TFDS set."""
+    command = f'prepare it: tfds build {dataset} --data_dir {data_dir}'
+    if dataset.partition('/')[0].partition(':')[0] == 'imagenet2012':
+        command += ' --manual_dir FOLDER (the one of ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar)'
+    return command
+
+
+class TfRecords(Stream):
+    """Files of tf.Example records as TF-Slim and the TPU reference models write them, `validation-00000-of-00128`.
+
+    They hold `image/encoded` and `image/class/label`, which counts from 1 (0 is a background class) unless a file
+    labels.txt beside them gives other numbers. Class names come from there; without it, they are ImageNet's.
+    """
+
+    def __init__(self, data: str | os.PathLike, split: str = 'validation'):
+        """Raises DataError for files that are not there, are cut short, or hold no records."""
+        self.files = record_files(Path(data), split)
+        self.counts = [count_records(path) for path in self.files]
+        if not len(self):
+            raise DataError(f'{self.files[0]}: holds no records')
+        self.classes, self.first = record_classes(Path(self.files[0]).parent / 'labels.txt')
+
+    def __len__(self) -> int:
+        return sum(self.counts)
+
+    def between(self, start: int, stop: int) -> tf.data.Dataset:
+        """Dataset of (name, encoded bytes, label)."""
+        ends = np.cumsum(self.counts)
+        skipped = min(int(np.searchsorted(ends, start, side='right')), len(self.files) - 1)  # files that stay closed
+        before = int(ends[skipped - 1]) if skipped else 0
+        return self.parsed(self.files[skipped:]).skip(start - before).take(stop - start)
+
+    def parsed(self, files: list[str]) -> tf.data.Dataset:
+        """All records of some files."""
+        features = {
+            'image/encoded': tf.io.FixedLenFeature([], tf.string),
+            'image/class/label': tf.io.FixedLenFeature([], tf.int64),
+            'image/filename': tf.io.FixedLenFeature([], tf.string, ''),
+        }
+
+        def parse(place, record):
+            example = tf.io.parse_single_example(record, features)
+            name = tf.strings.join(['record ', tf.strings.as_string(place), f' from {files[0]} on'])
+            known = tf.strings.length(example['image/filename']) > 0
+            label = tf.cast(example['image/class/label'], tf.int32) - self.first
+            return tf.where(known, example['image/filename'], name), example['image/encoded'], label
+
+        return tf.data.TFRecordDataset(files).enumerate().map(parse)
+
+
+def record_files(data: Path, split: str) -> list[str]:
+    """The record files of a split in a folder, by their names."""
+    if not data.is_dir():
+        raise FileNotFoundError(f'{data}: no such folder; give the folder of the record files')
+    for name in SYNONYMS.get(split, (split,)):
+        found = sorted(path for path in glob.glob(f'{glob.escape(str(data))}/{name}*') if is_record_file(path))
+        if found:
+            return found
+    raise DataError(f'{data}: holds no record files {split}-*-of-* or {split}*.tfrecord')
+
+
+def is_record_file(path: str) -> bool:
+    """Whether the name is one that TensorFlow's tools give."""
+    return bool(re.search(r'(-\d{5}-of-\d{5}|\.tfrecords?)$', path))
+
+
+def count_records(path: str) -> int:
+    """The number of records in a file; only their lengths are read."""
+    size, place, records = os.path.getsize(path), 0, 0
+    with open(path, 'rb') as file:
+        while place < size:
+            file.seek(place)
+            head = file.read(8)
+            place += 16 + (struct.unpack('<Q', head)[0] if len(head) == 8 else size)  # length, its CRC, data, its CRC
+            records += 1
+    if place != size:
+        raise DataError(f'{path}: is cut short, or no TFRecord file; copy it again')
+    return records
+
+
+def record_classes(path: Path) -> tuple[list[str], int]:
+    """Class names by label, and the number that the records give to the first; see `TfRecords`."""
+    if not path.exists():
+        from jeffnet.data.imagenet import synsets
+
+        return synsets(), 1
+    names = [line.strip().rpartition(':')[2] for line in path.read_text().splitlines() if line.strip()]
+    numbers = [int(n) for n in re.findall(r'^\s*(\d+):', path.read_text(), re.MULTILINE)]
+    if names and names[0] == 'background':
+        return names[1:], 1
+    return names, numbers[0] if numbers else 0

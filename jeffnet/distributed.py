@@ -1,0 +1,70 @@
+"""Several processes, on one machine or many: starting them, and putting together what each has found."""
+
+import argparse
+from typing import Any
+
+import numpy as np
+
+NAME_BYTES = 256  # of a name that is handed to other processes; of a longer one the end counts
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments that make a process one of several."""
+    group = parser.add_argument_group('several processes', 'each started with the same command, apart from its number')
+    group.add_argument('--distributed', action='store_true', help='join the others of a Slurm job, TPU pod or MPI run')
+    group.add_argument('--coordinator', metavar='HOST:PORT', help='of process 0, where the cluster is not known')
+    group.add_argument('--num-processes', type=int, metavar='N')
+    group.add_argument('--process-id', type=int, metavar='K', help='0 to N - 1')
+
+
+def start(args: argparse.Namespace) -> None:
+    """Joins the other processes if the arguments say so; nothing may have used JAX's devices before.
+
+    Raises ValueError for arguments that do not fit together, RuntimeError if the others cannot be reached.
+    """
+    given = (args.coordinator, args.num_processes, args.process_id)
+    if not args.distributed and given == (None, None, None):
+        return
+    if given != (None, None, None):
+        if None in given:
+            raise ValueError('--coordinator, --num-processes and --process-id go together')
+        if ':' not in args.coordinator:
+            raise ValueError(f'--coordinator {args.coordinator}: expected HOST:PORT')
+        if not 0 <= args.process_id < args.num_processes:
+            raise ValueError(f'--process-id {args.process_id}: expected 0 to {args.num_processes - 1}')
+    import jax
+
+    options: dict[str, Any] = {'coordinator_address': args.coordinator, 'num_processes': args.num_processes}
+    # By default the coordinator listens on every interface of its machine.
+    options |= {'coordinator_bind_address': args.coordinator} if args.process_id == 0 else {}
+    jax.distributed.initialize(**options, process_id=args.process_id, initialization_timeout=120)
+
+
+def gather(arrays: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """The arrays of all processes, in their order; first axes may differ, all else must agree."""
+    import jax
+    from jax.experimental import multihost_utils
+
+    if jax.process_count() == 1:
+        return [arrays]
+    lengths = multihost_utils.process_allgather(np.array([len(next(iter(arrays.values())))]))
+    most = int(lengths.max())
+    found = {
+        name: multihost_utils.process_allgather(np.pad(array, [(0, most - len(array))] + [(0, 0)] * (array.ndim - 1)))
+        for name, array in arrays.items()
+    }
+    return [
+        {name: np.asarray(array)[rank, : int(length)] for name, array in found.items()}
+        for rank, length in enumerate(lengths.ravel())
+    ]
+
+
+def name_bytes(names: list[str]) -> np.ndarray:
+    """Names as an array that `gather` takes, uint8 [N, 256]."""
+    cut = [name.encode()[-NAME_BYTES:] for name in names]
+    return np.frombuffer(b''.join(name.ljust(NAME_BYTES, b'\0') for name in cut), np.uint8).reshape(-1, NAME_BYTES)
+
+
+def names_of(array: np.ndarray) -> list[str]:
+    """What `name_bytes` was given."""
+    return [row.tobytes().rstrip(b'\0').decode(errors='replace') for row in array]

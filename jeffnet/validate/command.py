@@ -1,0 +1,316 @@
+"""The command of the validate scripts: accuracy of models on labelled images, every image counted exactly once.
+
+Nothing heavy is imported at the top: DataLoader workers import the script again, and need neither jax nor a framework.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+import jeffnet
+from jeffnet import distributed
+from jeffnet.command_line import InputError, guarded, input_errors, stop
+from jeffnet.data import import_reader
+from jeffnet.data.imagenet import real_labels, synsets, validation_number
+from jeffnet.data.opening import open_images
+from jeffnet.data.order import Shard
+from jeffnet.data.source import DataError
+from jeffnet.validate.arguments import check_outputs, parser
+from jeffnet.validate.jobs import Job, plan
+from jeffnet.validate.labels import Labels, read_class_map, readable_names
+from jeffnet.validate.outcome import Outcome
+from jeffnet.validate.progress import Progress
+from jeffnet.validate.results import ResultsFile, weights_hash
+
+SHOWN_FAULTS = 10  # images that could not be read, named on standard error
+
+
+def main(framework: str, pipeline: str, argv: list[str] | None = None) -> int:
+    """Validates models in 'linen', 'objax' or 'nnx' with the reader 'tf' or 'pt', as the command line says.
+
+    Returns the exit status: 0 done; 2 bad arguments or input, one line on standard error; 1 failed while running.
+    """
+    return guarded(lambda: run(framework, pipeline, argv))
+
+
+def run(framework: str, pipeline: str, argv: list[str] | None) -> int:
+    """Runs all jobs that the command line asks for; raises what `guarded` turns into an exit status.
+
+    Of several models, one that fails does not keep the others from running.
+    """
+    with input_errors():
+        args = parser(framework).parse_args(argv)
+        jobs, classes = plan(args)
+        validation = Validation.prepare(args, args.framework or framework, pipeline, classes)
+    status = 0
+    for job in jobs:
+        try:
+            validation.measure(job)
+        except DataError:  # it would meet the other models too
+            raise
+        except Exception as error:
+            if len(jobs) == 1:
+                raise
+            status = max(status, stop(f'{job.model}: {error}', 1))
+    return status
+
+
+@dataclass
+class Validation:
+    """What all jobs share: arguments, data, outputs, and which of how many processes this is."""
+
+    args: argparse.Namespace
+    framework: str
+    pipeline: str
+    reader: ModuleType
+    images: Any  # a Source or a Stream
+    classes: list[str] | None  # of a checkpoint
+    class_map: dict[str, int] | None
+    real: list[list[int]] | None
+    results: ResultsFile | None
+    shard: Shard
+    entries: list[Any] = field(default_factory=list)  # of the report
+
+    @classmethod
+    def prepare(
+        cls, args: argparse.Namespace, framework: str, pipeline: str, classes: list[str] | None
+    ) -> 'Validation':
+        """Checks whatever can be checked before a model is built; raises what the input is to blame for."""
+        results = ResultsFile(args.results_file) if args.results_file else None
+        check_outputs(args)
+        class_map = read_class_map(args.class_map) if args.class_map else None
+        real = real_labels(args.real_labels) if args.real_labels else None
+        reader = import_reader(pipeline)
+        images = open_images(args.data, pipeline, args.dataset, args.split)
+        distributed.start(args)
+        import jax
+
+        devices = 1 if args.no_jit else jax.local_device_count()
+        if args.batch_size < devices:
+            raise ValueError(
+                f'--batch-size {args.batch_size}: is less than one image for each of the {devices} devices'
+            )
+        shard = Shard(jax.process_index(), jax.process_count())
+        return cls(args, framework, pipeline, reader, images, classes, class_map, real, results, shard)
+
+    def measure(self, job: Job) -> None:
+        """Runs one job, prints its lines and writes its row; the seconds leave out building and compiling."""
+        args, first = self.args, self.shard.rank == 0
+        identity = self.identity(job)
+        is_fixed = job.options['pretrained'] and job.options['weights'] is None  # such weights never change
+        if is_fixed and self.results and self.results.has(identity):
+            self.say(f'{job.model} ({self.framework}): is in {args.results_file} already')
+            return
+        self.say(f'{job.model} ({self.framework}, {args.dtype}) {job.preprocessing.describe()}')
+        with input_errors():
+            predict, flat = build(job, self.framework, not args.no_jit)
+            batches = self.reader.evaluation_batches(
+                self.images, job.preprocessing, args.batch_size, args.workers, shard=self.shard,
+                on_bad_image=args.on_bad_image,
+            )  # fmt: skip
+            zeros = blank(job, min(args.batch_size, max(batches.size, 1)))
+            outputs = classes_of(predict, zeros)
+            labels = self.labels(job.model, outputs)
+        if labels.note and first:
+            print(labels.note, file=sys.stderr)
+        row = {**identity, 'weights': weights_hash(flat), 'param_count': millions(flat), 'devices': predict.devices}
+        if self.results and self.results.has(identity, row['weights']):
+            self.say(f'{job.model} ({self.framework}): is in {args.results_file} already')
+            return
+        outcome, times, names = self.evaluate(job, predict, batches, labels, zeros, outputs)
+        row |= {**times, **self.figures(job, outcome, names)}
+        self.report_line(row)
+        if first:
+            self.write(job, row, outcome, names, readable_names(self.images.classes, self.classes or outputs))
+
+    def evaluate(self, job: Job, predict: Any, batches: Any, labels: Labels, zeros: np.ndarray, outputs: int):
+        """The outcome on the whole set, the times, and the names of the images by index."""
+        from jeffnet.validate.evaluate import Runner, evaluate
+        from jeffnet.validate.processes import all_names, all_texts, together, whole
+
+        size, names = len(self.images), {}
+        keep = names if self.args.predictions or self.args.report or self.real else None
+        with Progress(job.model, batches.size, self.shard.rank == 0) as progress:
+            runner = Runner(predict, outputs, labels.classes, progress.say)
+            start = time.perf_counter()
+            runner.warm_up(zeros)
+            ready = time.perf_counter()
+            work = partial(
+                evaluate, runner, batches, size, model_class=labels.model_class, progress=progress, names=keep
+            )
+            outcome = whole(together(work), batches.indices)
+        seconds = time.perf_counter() - ready
+        faults = all_texts(batches.faults)
+        counted = int(outcome.read.sum())
+        if counted + len(faults) != size:
+            raise RuntimeError(f'{job.model}: {counted} images were counted and {len(faults)} skipped, of {size}')
+        self.say_faults(faults)
+        times = {
+            'seconds': round(seconds, 2),
+            'compile_seconds': round(ready - start, 2),
+            'images_per_second': round(size / seconds, 2),
+            'skipped': len(faults),
+        }
+        return outcome, times, all_names(names)
+
+    def labels(self, model: str, outputs: int) -> Labels:
+        """What the labels of the data mean to a model with this many classes."""
+        asked = self.args.num_classes
+        if asked not in (None, outputs):
+            raise InputError(f'--num-classes {asked}: the weights of {model} are for {outputs} classes')
+        try:
+            return Labels.match(self.images.classes, self.classes or outputs, self.class_map, self.args.valid_labels)
+        except DataError as error:  # another model may fit
+            raise InputError(f'{model}: {error}') from error
+
+    def identity(self, job: Job) -> dict[str, Any]:
+        """What makes a row the same measurement as another."""
+        args, preprocessing = self.args, job.preprocessing
+        words = [
+            'real' if self.real else 'original', args.valid_labels, args.class_map and f'map {args.class_map}',
+        ]  # fmt: skip
+        data = [str(Path(args.data).resolve()) if Path(args.data).exists() else args.data, args.dataset, args.split]
+        return {
+            'model': job.model, 'framework': self.framework, 'pipeline': self.pipeline, 'dtype': args.dtype,
+            'img_size': 'x'.join(map(str, dict.fromkeys(preprocessing.image_size))),
+            'crop_pct': preprocessing.crop_pct, 'interpolation': preprocessing.interpolation,
+            'preprocessing': preprocessing.kind, 'mean': spaced(preprocessing.mean), 'std': spaced(preprocessing.std),
+            'labels': ', '.join(str(word) for word in words if word),
+            'data': ' '.join(str(part) for part in data if part), 'source': job.source, 'batch_size': args.batch_size,
+        }  # fmt: skip
+
+    def figures(self, job: Job, outcome: Outcome, names: dict[int, str]) -> dict[str, Any]:
+        """Accuracy and loss for the row, and beside them what was published."""
+        found = outcome.figures() if self.real is None else outcome.real_figures(self.real_of(outcome, names))
+        top1, top5 = round(found['top1'], 4), round(found['top5'], 4)
+        info = jeffnet.model_info(job.model)
+        comparable = (
+            job.options['pretrained'] and self.real is None and not self.args.valid_labels and info.top1 is not None
+            and sorted(self.images.classes) == sorted(synsets())
+            and job.preprocessing.image_size == (info.top_image_size, info.top_image_size)
+        )  # fmt: skip
+        return {
+            'top1': top1, 'top1_err': round(100 - top1, 4), 'top5': top5, 'top5_err': round(100 - top5, 4),
+            'loss': round(found['loss'], 5), 'images': found['images'],
+            'published_top1': info.top1 if comparable else None,
+            'difference': round(top1 - info.top1, 4) if comparable and info.top1 is not None else None,
+        }  # fmt: skip
+
+    def real_of(self, outcome: Outcome, names: dict[int, str]) -> list[list[int]]:
+        """The ReaL labels of every image, by the number in its name; DataError if a name has none."""
+        found = []
+        for index in range(len(outcome)):
+            name = self.name(index, names)
+            number = validation_number(name)
+            if number is None or number > len(self.real or []):
+                raise DataError(
+                    f'{name}: --real-labels needs the names of the ImageNet validation set, ILSVRC2012_val_*'
+                )
+            found.append((self.real or [])[number - 1])
+        return found
+
+    def name(self, index: int, names: dict[int, str]) -> str:
+        """The name of an image of the set."""
+        return names[index] if index in names else self.images.name(index)
+
+    def write(self, job: Job, row: dict, outcome: Outcome, names: dict[int, str], classes: list[str]) -> None:
+        """Adds the row to the results file, and writes the other outputs that were asked for."""
+        if self.results:
+            self.results.add(row)
+        named = partial(self.name, names=names)
+        if self.args.predictions:
+            write_predictions(self.args.predictions, outcome, named)
+        if self.args.report:
+            from jeffnet.validate.report import Entry, write_report
+
+            self.entries.append(Entry(row, outcome, classes, self.picture, named, job.preprocessing.describe()))
+            print(f'report: {write_report(self.args.report, self.entries)}', flush=True)
+
+    def picture(self, index: int) -> Any:
+        """An image of the set for the report, None if it cannot be read."""
+        from jeffnet.data.images import decode, readable
+
+        try:
+            with readable(''):
+                return decode(self.images.read(index))
+        except DataError:
+            return None
+
+    def report_line(self, row: dict[str, Any]) -> None:
+        """The figures of a model for people."""
+        seconds, compiling = row['seconds'], row['compile_seconds']
+        with_compiling = row['images'] / max(seconds + compiling, 1e-9)
+        published = '' if row['published_top1'] is None else f' (published {row["published_top1"]:.3f} %)'
+        skipped = f', {row["skipped"]} skipped' if row['skipped'] else ''
+        self.say(
+            f'{row["model"]} ({self.framework}): top-1 {row["top1"]:.3f} %{published}, top-5 {row["top5"]:.3f} %, '
+            f'loss {row["loss"]:.4f}, {row["images"]} images{skipped}, {seconds:.1f} s, '
+            f'{row["images_per_second"]:.1f} images/s; compiled in {compiling:.1f} s, with it '
+            f'{with_compiling:.1f} images/s'
+        )
+
+    def say(self, line: str) -> None:
+        """A line on standard output, of one process only."""
+        if self.shard.rank == 0:
+            print(line, flush=True)
+
+    def say_faults(self, faults: list[str]) -> None:
+        """Names the first images that were skipped."""
+        if faults and self.shard.rank == 0:
+            more = f'\n... and {len(faults) - SHOWN_FAULTS} more' if len(faults) > SHOWN_FAULTS else ''
+            lines = '\n'.join(f'skipped: {fault}' for fault in faults[:SHOWN_FAULTS])
+            print(lines + more, file=sys.stderr, flush=True)
+
+
+def build(job: Job, framework: str, compiled: bool) -> tuple[Any, dict[str, Any]]:
+    """The model as a predictor, and its variables by flat name."""
+    with jeffnet.weights.Incomplete():  # a fresh classifier, say: what follows would measure nothing
+        model = jeffnet.create_model(job.model, framework, **job.options)
+    module, variables = model if framework == 'linen' else (model, None)
+    flat = jeffnet.flat_variables(module if variables is None else variables)
+    return jeffnet.predictor(module, variables, compiled=compiled), flat
+
+
+def blank(job: Job, count: int) -> np.ndarray:
+    """Images of zeros as the model takes them."""
+    return np.zeros((count, *job.preprocessing.image_size, job.preprocessing.in_chans), np.float32)
+
+
+def classes_of(predict: Any, images: np.ndarray) -> int:
+    """The number of classes of a model; InputError if it has no classifier."""
+    shape = getattr(predict.outputs(images), 'shape', ())
+    if len(shape) != 2:
+        raise InputError(f'the model gives an output of shape {tuple(shape)}, no logits; it needs a classifier')
+    return shape[-1]
+
+
+def millions(flat: dict[str, Any]) -> float:
+    """Trained parameters in millions, as timm writes them."""
+    return round(sum(array.size for name, array in flat.items() if not name.endswith(('.mean', '.var'))) / 1e6, 2)
+
+
+def spaced(values: tuple[float, ...]) -> str:
+    """Numbers in one field of a table."""
+    return ' '.join(f'{value:g}' for value in values)
+
+
+def write_predictions(path: Path, outcome: Outcome, name: Callable[[int], str]) -> None:
+    """A CSV file of the answers on every image that was read, in the order of the set."""
+    import csv
+
+    count = outcome.top.shape[1]
+    with path.open('w', encoding='utf-8', newline='') as file:
+        writer = csv.writer(file, lineterminator='\n')
+        writer.writerow(['image', 'label', *(f'top{k + 1}' for k in range(count)), 'confidence', 'loss'])
+        for index in np.flatnonzero(outcome.read):
+            answers = [int(outcome.label[index]), *outcome.top[index].tolist()]
+            shares = [f'{outcome.confidence[index]:.6f}', f'{outcome.loss[index]:.6f}']
+            writer.writerow([name(int(index)), *answers, *shares])

@@ -1,0 +1,112 @@
+"""The results file: one row per model, written at once, so that a crash loses nothing and a rerun goes on behind it."""
+
+import csv
+import hashlib
+import io
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# The first nine are those of timm's results files.
+COLUMNS: list[str] = [
+    'model', 'top1', 'top1_err', 'top5', 'top5_err', 'param_count', 'img_size', 'crop_pct', 'interpolation',
+    'framework', 'pipeline', 'dtype', 'preprocessing', 'mean', 'std', 'loss', 'images', 'skipped', 'labels', 'data',
+    'batch_size', 'devices', 'seconds', 'compile_seconds', 'images_per_second', 'source', 'weights', 'published_top1',
+    'difference',
+]  # fmt: skip
+# Rows that agree in these are one measurement; a rerun does not repeat it.
+IDENTITY: list[str] = [
+    'model', 'img_size', 'crop_pct', 'interpolation', 'framework', 'pipeline', 'dtype', 'preprocessing', 'mean', 'std',
+    'labels', 'data', 'source',
+]  # fmt: skip
+
+
+class ResultsFile:
+    """A .csv or .json file of rows; opening it reads those that are there."""
+
+    def __init__(self, path: Path):
+        """Raises ValueError if rows cannot be added to this file."""
+        self.path = path
+        if path.suffix not in ('.csv', '.json'):
+            raise ValueError(f'--results-file {path}: the name must end in .csv or .json')
+        if not path.parent.is_dir():
+            raise ValueError(f'--results-file {path}: there is no folder {path.parent}')
+        if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+            raise ValueError(f'--results-file {path}: cannot be written')
+        self.rows = self.found() if path.exists() else []
+
+    def found(self) -> list[dict[str, Any]]:
+        """The rows in the file; a row that a crash cut off is removed from it."""
+        text = self.path.read_text(encoding='utf-8')
+        if self.path.suffix == '.json':
+            return json_rows(self.path, text)
+        if text and not text.endswith('\n'):
+            text = text[: text.rfind('\n') + 1]
+            replace(self.path, text)
+        if text and text.partition('\n')[0] != ','.join(COLUMNS):
+            raise ValueError(f'--results-file {self.path}: exists with other columns; give another name')
+        return list(csv.DictReader(io.StringIO(text)))
+
+    def has(self, identity: Mapping[str, Any], weights: str | None = None) -> bool:
+        """Whether a row of this identity is there, and of these weights if they are given."""
+        wanted = [text(identity[name]) for name in IDENTITY]
+        return any(
+            wanted == [text(row[name]) for name in IDENTITY] and weights in (None, row['weights']) for row in self.rows
+        )
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Adds a row, at once."""
+        ordered = {name: row[name] for name in COLUMNS}
+        self.rows.append(ordered)
+        if self.path.suffix == '.json':
+            replace(self.path, json.dumps(self.rows, indent=2) + '\n')
+            return
+        out = io.StringIO()
+        writer = csv.DictWriter(out, COLUMNS, lineterminator='\n')
+        if not self.path.exists() or not self.path.stat().st_size:
+            writer.writeheader()
+        writer.writerow(ordered)
+        with self.path.open('a', encoding='utf-8', newline='') as file:
+            file.write(out.getvalue())
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def text(value: Any) -> str:
+    """A value as CSV keeps it."""
+    return '' if value is None else str(value)
+
+
+def json_rows(path: Path, content: str) -> list[dict[str, Any]]:
+    """The rows of a JSON file; ValueError if it is anything else."""
+    try:
+        rows = json.loads(content)
+    except json.JSONDecodeError:
+        rows = None
+    if not isinstance(rows, list) or any(not isinstance(row, dict) or row.keys() != set(COLUMNS) for row in rows):
+        raise ValueError(f'--results-file {path}: exists and is not a list of such rows; give another name')
+    return rows
+
+
+def replace(path: Path, content: str) -> None:
+    """Writes a file such that a crash leaves the old one or the new one."""
+    part = path.with_name(f'.{path.name}.part')
+    part.write_text(content, encoding='utf-8')
+    os.replace(part, path)
+
+
+def weights_hash(flat: Mapping[str, Any]) -> str:
+    """The first 16 hex digits of the SHA-256 over names, shapes and float32 values of all variables, sorted by name.
+
+    It is the same for the same weights in every framework and file format.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(flat):
+        array = np.ascontiguousarray(np.asarray(flat[name], '<f4'))
+        digest.update(f'{name} {array.shape} '.encode())
+        digest.update(array.data)
+    return digest.hexdigest()[:16]
