@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jeffnet.data import Augmentation, ClassFolder, DataError
-from jeffnet.data.order import EvaluationBatches, pad_batch, permutation, training_batch
+from jeffnet.data.order import EvaluationBatches, Rows, Shard, pad_batch, permutation, training_batch
 
 
 def drawn(seed, steps, batch_size, size):
@@ -69,22 +69,42 @@ def test_augmentation_depends_on_seed_and_position_only():
 
 
 def test_last_batch_is_padded_and_masked():
-    images = np.ones((3, 2, 2, 1), np.float32)
-    batch = pad_batch(images, np.array([4, 5, 6]), 5)
+    rows = Rows(np.ones((3, 2, 2, 1), np.float32), np.array([4, 5, 6]), np.arange(3), [])
+    batch = pad_batch(rows, np.array([7, 8, 9]), 5)
     assert batch['image'].shape == (5, 2, 2, 1) and batch['image'][3:].sum() == 0
     assert batch['label'].tolist() == [4, 5, 6, 0, 0] and batch['label'].dtype == np.int32
     assert batch['mask'].tolist() == [True, True, True, False, False]
-    assert pad_batch(images, np.array([4, 5, 6]), 3)['image'] is images
+    assert batch['index'].tolist() == [7, 8, 9, -1, -1]
+    assert pad_batch(rows, np.array([7, 8, 9]), 3)['image'] is rows.images
+
+
+def test_rows_that_failed_are_masked_where_they_are():
+    rows = Rows(np.ones((2, 1, 1, 1), np.float32), np.array([4, 5]), np.array([0, 2]), ['x: is broken'])
+    batch = pad_batch(rows, np.array([7, 8, 9]), 4)
+    assert batch['mask'].tolist() == [True, False, True, False] and batch['index'].tolist() == [7, 8, 9, -1]
+    assert batch['label'].tolist() == [4, 0, 5, 0] and batch['image'].ravel().tolist() == [1, 0, 1, 0]
 
 
 def test_evaluation_batches_can_be_read_again():
     images, labels = np.zeros((2, 1, 1, 1), np.float32), np.array([1, 0])
-    batches = EvaluationBatches(lambda: [(images, labels), (images[:1], labels[:1])], 3, 2)
-    assert len(batches) == 2
+    first, last = Rows(images, labels, np.arange(2), []), Rows(images[:1], labels[:1], np.arange(1), ['x: is broken'])
+    batches = EvaluationBatches(lambda: [first, last], np.array([0, 2, 4]), 2)
+    assert len(batches) == 2 and batches.size == 3
     for _ in range(2):
-        assert sum(batch['mask'].sum() for batch in batches) == 3
+        assert [batch['index'].tolist() for batch in batches] == [[0, 2], [4, -1]]
+        assert batches.faults == ['x: is broken']
     with pytest.raises(ValueError, match='batch_size is 0'):
-        EvaluationBatches(list, 3, 0)
+        EvaluationBatches(list, np.arange(3), 0)
+
+
+@pytest.mark.parametrize('size', [0, 1, 5, 12])
+@pytest.mark.parametrize('count', [1, 2, 5])
+def test_shards_share_a_set_out(size, count):
+    parts = [Shard(rank, count).indices(size) for rank in range(count)]
+    assert sorted(np.concatenate(parts).tolist()) == list(range(size))
+    assert max(map(len, parts)) - min(map(len, parts)) <= 1
+    with pytest.raises(ValueError, match=f'shard is {count} of {count}; allowed'):
+        Shard(count, count)
 
 
 # --- class folders
@@ -118,6 +138,16 @@ def test_paths_and_labels_are_sorted(data):
         '/dog/b.JPG',
     ]
     assert folder.labels.tolist() == [0, 1, 1] and folder.labels.dtype == np.int32
+
+
+def test_classes_are_in_natural_order_as_timm_has_them(tmp_path):
+    names = ['0', '2', '10', '999', 'b2', 'B10', 'c']
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / 'x.png').touch()
+        (tmp_path / name / '._x.png').touch()  # beside a file, by macOS
+    folder = ClassFolder.open(tmp_path)
+    assert folder.classes == names and len(folder) == len(names)
 
 
 @pytest.mark.parametrize('split', [None, 'val', 'validation'])

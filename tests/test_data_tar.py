@@ -145,6 +145,7 @@ def test_links_lead_to_their_file(tmp_path):
 def test_kinds_of_labels(tmp_path):
     content = {
         'x/b.cls': b' 2\n',
+        'x/b.json': b'{"label": 0}',
         'x/b.seg.png': b'a mask',
         'x/b.PNG': picture(1),
         'x/c.JPEG': picture(2),
@@ -178,6 +179,11 @@ def test_class_names(tmp_path):
     pack(path, {**shard([0, 2]), 'meta/classes.txt': b'cat\r\ndog\r\nowl\r\n'})
     assert TarFiles.open(path).classes == ['cat', 'dog', 'owl']
     assert TarFiles.open(path, classes=('i', 'j', 'k')).classes == ['i', 'j', 'k']
+    pack(tmp_path / 'splits/val/0.tar', shard([1]))
+    pack(tmp_path / 'splits/train/0.tar', shard([0]))
+    for folder, names in (('', ['a', 'b']), ('train', ['no', 'never']), ('val', ['c', 'd'])):
+        (tmp_path / 'splits' / folder / 'classes.txt').write_text('\n'.join(names))
+        assert TarFiles.open(tmp_path / 'splits').classes == (['c', 'd'] if folder == 'val' else ['a', 'b'])
     path = pack(tmp_path / 'b.tar', {'owl/x.jpg': picture(1), 'cat/x.jpg': picture(2)})
     files = TarFiles.open(path, classes=['cat', 'dog', 'owl'])
     assert files.labels.tolist() == [2, 0] and files.classes == ['cat', 'dog', 'owl']
@@ -225,8 +231,11 @@ def test_patterns(shards):
     assert TarFiles.open(odd).labels.tolist() == [5]
 
 
-@pytest.mark.parametrize('pattern', ['val-{01,2}.tar', 'val-{1..3}.tar', 'val-{1..2..}.tar', 'nothing-*.tar', 'no.tar'])
+@pytest.mark.parametrize(
+    'pattern', ['val-{01,2}.tar', 'val-{1..3}.tar', 'val-{1..2..}.tar', 'nothing-*.tar', 'dir*', 'no.tar']
+)
 def test_pattern_that_lacks_an_archive(shards, pattern):
+    (shards / 'directory').mkdir()  # is no archive
     with pytest.raises(FileNotFoundError, match=r'(is missing|no such archive); give a \.tar file') as error:
         TarFiles.open(shards / pattern)
     assert str(shards / pattern) in str(error.value)

@@ -96,7 +96,7 @@ def load_splits(name: str, config: str | None, revision: str | None) -> dict[str
             found = datasets.load_from_disk(name, keep_in_memory=False)
         else:
             found = datasets.load_dataset(name, config, revision=revision, keep_in_memory=False)
-    except (datasets.exceptions.DatasetsError, OSError, ValueError, TypeError, RuntimeError) as error:
+    except (datasets.exceptions.DatasetsError, OSError, ValueError, LookupError, TypeError, RuntimeError) as error:
         cause = ' '.join(str(error).split())[:400] or type(error).__name__
         kind = FileNotFoundError if isinstance(error, FileNotFoundError) else DataError
         advice = (

@@ -70,8 +70,17 @@ def evaluation_image(data: bytes, preprocessing: Preprocessing) -> np.ndarray:
 
 def decode(data: bytes, in_chans: int = 3) -> Image.Image:
     """An RGB or grey image; grey comes from RGB for every format, since JPEG's own grey differs from it by rounding."""
-    with Image.open(io.BytesIO(data)) as image:
+    with opened(data) as image:
         return to_colours(image, in_chans)
+
+
+def opened(data: bytes) -> Image.Image:
+    """An encoded image, its pixels not yet decoded."""
+    image = Image.open(io.BytesIO(data))
+    if image.format != 'PNG':
+        return image
+    image.verify()  # Pillow stops reading with the last row and would miss a damaged end, TensorFlow does not
+    return Image.open(io.BytesIO(data))
 
 
 def to_colours(image: Image.Image, in_chans: int) -> Image.Image:
@@ -90,7 +99,7 @@ def to_colours(image: Image.Image, in_chans: int) -> Image.Image:
 
 def decode_as_tf(data: bytes, box_of: Callable[[int, int], Box], in_chans: int) -> np.ndarray:
     """The box of an encoded image that `box_of(H, W)` gives, uint8 [h, w, C]; JPEG as TensorFlow decodes it."""
-    with Image.open(io.BytesIO(data)) as image:
+    with opened(data) as image:
         box = box_of(image.height, image.width)
         if not isinstance(image, JpegImageFile):
             return array(crop(to_colours(image, in_chans), box))

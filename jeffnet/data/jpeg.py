@@ -69,9 +69,8 @@ def plane(samples: np.ndarray, factor: tuple[int, int], factors: list[tuple[int,
         return samples[top : top + height, left : left + width]
     values = samples[:, start : left + width : across].astype(np.int32)
     values = interpolate_rows(values[::2], top, height) if down == 2 else values[top : top + height]
-    if across == 1:
-        return rounded_rows(values, top)
-    return interpolate_columns(values, 4 if down == 2 else 1)[:, left - start : left + width - start].astype(np.uint8)
+    full = rounded_rows(values, top) if across == 1 else interpolate_columns(values, 4 if down == 2 else 1)
+    return full[:, left - start : left + width - start].astype(np.uint8)
 
 
 def interpolate_rows(values: np.ndarray, top: int, height: int) -> np.ndarray:
@@ -84,7 +83,7 @@ def interpolate_rows(values: np.ndarray, top: int, height: int) -> np.ndarray:
 def rounded_rows(values: np.ndarray, top: int) -> np.ndarray:
     """Quarters of `interpolate_rows` to whole samples: even rows round half down, odd ones half up."""
     bias = 1 + (np.arange(top, top + len(values)) % 2)
-    return ((values + bias[:, None]) >> 2).astype(np.uint8)
+    return (values + bias[:, None]) >> 2
 
 
 def interpolate_columns(values: np.ndarray, parts: int) -> np.ndarray:

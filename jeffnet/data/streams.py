@@ -62,7 +62,7 @@ class TfdsSplit(Stream):
     def __init__(self, builder: Any, split: str = 'validation'):
         """Raises DataError for a split that is not there, or a set without images and labels."""
         self.builder, self.split = builder, self.found_split(builder, split)
-        features = builder.info.features or {}
+        features = dict(builder.info.features or {})
         # imagenet2012_real has two kinds of labels.
         labels = [name for name in ('label', 'original_label') if hasattr(features.get(name), 'names')]
         if 'image' not in features or not labels:

@@ -78,10 +78,10 @@ class TarFiles:
         kept = [inside in (None, part) for part in parts]
         files.places, files.names = np.array(places, np.int64).reshape(-1, 4)[kept], bytes(names)
         labels = [label for label, keep in zip(labels, kept, strict=True) if keep]
-        given = (
-            (list(classes), 'the classes asked for') if classes is not None else known or class_file(paths[0], where)
-        )
-        files.labels, files.classes = number_labels(labels, given, files.name)
+        known = known or class_file(files.paths[0], where)
+        if classes is not None:
+            known = list(classes), 'the classes asked for'
+        files.labels, files.classes = number_labels(labels, known, files.name)
         return files
 
     def __len__(self) -> int:
@@ -154,12 +154,13 @@ def find_archives(data: str, split: str | None) -> list[str]:
         found = []
         for path in expand(data):
             matches = [path] if os.path.exists(path) else glob.glob(path, recursive=True)
+            matches = [match for match in matches if os.path.isfile(match)]
             if not matches:
                 cause = 'no such archive' if path == data else f'{path} is missing'
                 raise FileNotFoundError(
                     f'{data}: {cause}; give a .tar file, a folder of them or a pattern of their names'
                 )
-            found += [match for match in matches if os.path.isfile(match)]
+            found += matches
     return sorted(dict.fromkeys(found), key=natural)
 
 

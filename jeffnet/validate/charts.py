@@ -18,6 +18,7 @@ WIDTH = 440  # of every chart in its own units: text of 11 units stays readable 
 MOST_NAMED = 24  # classes that the axes of a confusion matrix name; more get numbers
 MOST_COUNTED = 10  # classes whose cells have room for a number
 MOST_CELLS = 250  # a side of the confusion matrix; more classes share cells
+UPRIGHT = 19  # the width of a column below which slanting names would overlap
 LEVELS = 20  # shades of the confusion matrix
 THUMBNAIL_SIDE = 160  # pixels
 EMPTY = '\N{EN DASH}'  # in the place of a value
@@ -199,14 +200,14 @@ def confusion_matrix(
     grid = np.zeros((side, side + other))
     np.maximum.at(grid, (true // block, np.where(predicted < len(names), predicted // block, side)), share)
     named = [short(name, 16) for name in names] if len(names) <= MOST_NAMED else []
-    left = 24 + 6.4 * max(map(len, named), default=5)
+    left = 24 + 6.9 * max(map(len, named), default=4)
     unit = min((WIDTH - left - 10) / (side + other), 72)
     bottom = 8 + side * unit
     body = shades(grid, left, 8, unit)
     body += cell_texts(true, predicted, count, share, left, unit) if len(names) <= MOST_COUNTED else ''
     if named:
         body += named_axes([*named, *['other'] * other], side, left, unit, bottom)
-        bottom += 20 + 4.2 * max(map(len, named))
+        bottom += 20 + 7 * max(map(len, named)) * (1 if unit < UPRIGHT else 0.64)
     else:
         body += numbered_axes(len(names), block, left, unit, bottom)
         bottom += 20
@@ -241,11 +242,11 @@ def cell_texts(
 
 
 def named_axes(names: list[str], rows: int, left: float, unit: float, bottom: float) -> str:
-    """Class names left of the rows and slanting below the columns."""
+    """Class names left of the rows and, slanting or upright, below the columns."""
     parts = [text(left - 6, 12 + (n + 0.5) * unit, name, 'end') for n, name in enumerate(names[:rows])]
     for n, name in enumerate(names):
-        x, y = left + (n + 0.5) * unit + 3, bottom + 12
-        parts.append(text(x, y, name, 'end', f'transform="rotate(-40 {x:.1f} {y:.1f})"'))
+        x, y, angle = left + (n + 0.5) * unit + 4, bottom + 8, -90 if unit < UPRIGHT else -40
+        parts.append(text(x, y, name, 'end', f'transform="rotate({angle} {x:.1f} {y:.1f})"'))
     return ''.join(parts)
 
 
