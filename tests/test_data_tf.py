@@ -90,7 +90,9 @@ def test_random_crop_is_the_same_in_both_readers():
 
 
 def test_training_pixels_of_tf_agree(folder):
-    streams_of = [reader.training_batches(folder, Preprocessing('tf', 32), Augmentation(), 10, 1) for reader in (tf, pt)]
+    streams_of = [
+        reader.training_batches(folder, Preprocessing('tf', 32), Augmentation(), 10, 1) for reader in (tf, pt)
+    ]
     a, b = (next(stream) for stream in streams_of)
     for stream in streams_of:
         stream.close()

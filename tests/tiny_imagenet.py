@@ -13,10 +13,8 @@ one), with the names that converters know, and both splits hold grey images and 
 
 import argparse
 import importlib.resources.abc
-import importlib.util
 import io
 import json
-import sys
 import tarfile
 from pathlib import Path
 
@@ -153,10 +151,6 @@ def prepare(out: str | Path, shards: int | None = None) -> Path:
     """Runs TensorFlow Datasets' imagenet2012 builder on the archives; the data_dir to open the set with."""
     import tensorflow_datasets as tfds
 
-    # TFDS 4.9.10 imports this backport here without asking for it when it is installed; Python has the original.
-    # Until github.com/tensorflow/datasets/issues/11212 is closed.
-    if importlib.util.find_spec('importlib_resources') is None:
-        sys.modules['importlib_resources'] = importlib.resources
     # No check had to be relaxed: the builder compares neither the archives in manual_dir with its checksums nor the
     # number of examples with the real one. try_download_gcs would first look for a prepared set in the network.
     out = Path(out)

@@ -9,7 +9,7 @@ import numpy as np
 
 from jeffnet.data.folder import SYNONYMS
 from jeffnet.data.source import DataError
-from jeffnet.data.tar import number_labels
+from jeffnet.data.tar_index import number_labels
 
 IMAGES = ('image', 'img', 'jpg', 'jpeg', 'png', 'webp')  # the last four: what WebDataset shards become
 LABELS = ('label', 'labels', 'fine_label', 'cls')

@@ -34,7 +34,7 @@ def open_images(data: str, pipeline: str, dataset: str | None = None, split: str
     if kind == 'hfds':
         from jeffnet.data.hf import HubDataset
 
-        return HubDataset.open(name or data, split or 'validation')
+        return HubDataset.open(name or data, split)
     return open_stream(kind, data, name, split or 'validation')
 
 
