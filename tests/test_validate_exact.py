@@ -1,4 +1,4 @@
-"""The figures do not depend on devices, processes or batch sizes; each image counts once. Fresh processes are the judge.
+"""The figures depend on neither devices, processes nor batch sizes; each image counts once. Fresh processes judge.
 
 103 images: divided by none of the batch sizes 1 (per device), 7 and 64, nor by 2 processes or 8 devices.
 """

@@ -12,7 +12,7 @@ one), with the names that converters know, and both splits hold grey images and 
 """
 
 import argparse
-import importlib.resources.abc
+import importlib.util
 import io
 import json
 import tarfile

@@ -1,9 +1,9 @@
 """JPEG decoding as `tf.io.decode_and_crop_jpeg` does it, bit for bit, on Pillow and NumPy.
 
 Published TensorFlow numbers were measured on such pixels: libjpeg's fast DCT, and only the box of a centre crop
-decoded, whose border columns miss their neighbours' colours. Pillow can run the fast DCT but then repeats colour samples instead
-of interpolating them; so it is asked for the samples as they are stored, and the rest of libjpeg-turbo follows here:
-interpolation ("fancy upsampling") and YCbCr to RGB, in whole numbers.
+decoded, whose border columns miss their neighbours' colours. Pillow can run the fast DCT but then repeats colour
+samples instead of interpolating them; so it is asked for the samples as they are stored, and the rest of libjpeg-turbo
+follows here: interpolation ("fancy upsampling") and YCbCr to RGB, in whole numbers.
 """
 
 import numpy as np
