@@ -18,6 +18,8 @@ def open_images(data: str, pipeline: str, dataset: str | None = None, split: str
     Raises FileNotFoundError or DataError for what is not there or not usable, ValueError for another `dataset`.
     """
     kind, name, asked = parsed(dataset) if dataset else (*looks_like(data), None)
+    if not data and not (kind == 'hfds' and name):  # a set of the hub lies in no folder
+        raise ValueError('DATA is missing: a folder of class folders, the parent of its validation/, tar files, ...')
     if asked and split and asked != split:
         raise ValueError(f'--dataset {dataset} and --split {split} name two splits')
     split = asked or split

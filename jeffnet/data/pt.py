@@ -106,6 +106,8 @@ def data_loader(images: Images, steps: Iterable[list[tuple[int, int]]], workers:
     if workers:
         # Not fork: a forked copy of JAX's threads can deadlock.
         start = 'forkserver' if 'forkserver' in multiprocessing.get_all_start_methods() else 'spawn'
+        if start == 'forkserver':  # one process imports what all workers need
+            multiprocessing.set_forkserver_preload([__name__])
         options |= {'num_workers': workers, 'persistent_workers': True, 'multiprocessing_context': start}
     return DataLoader(images, **options)
 

@@ -118,6 +118,9 @@ def open_tfds(data_dir: str | os.PathLike, dataset: str, split: str = 'validatio
         builder: Any = tfds.builder(dataset, data_dir=os.fspath(data_dir))
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
         raise DataError(f'{data_dir}: no TFDS set {dataset!r} ({str(error).splitlines()[0]})') from None
+    except (RuntimeError, OSError, tf.errors.OpError) as error:  # TFDS wraps what a file system says
+        cause = str(error.__cause__ or error).splitlines()[0]
+        raise DataError(f'{data_dir}: TFDS set {dataset!r} cannot be opened ({cause})') from error
     if not list(builder.info.splits):
         raise DataError(f'{data_dir}: TFDS set {dataset!r} is not prepared; {how_to_prepare(dataset, data_dir)}')
     return TfdsSplit(builder, split)

@@ -16,7 +16,13 @@ from jeffnet.validate.labels import SUBSETS
 def parser(framework: str = 'linen') -> Parser:
     """The arguments of all validate scripts."""
     p = Parser(description='Top-1 and top-5 accuracy of models on labelled images.', allow_abbrev=False)
-    p.add_argument('data', metavar='DATA', help='folder of class folders or parent of its validation/, tar files, ...')
+    p.add_argument(
+        'data',
+        metavar='DATA',
+        nargs='?',
+        default='',
+        help='folder of class folders or parent of its validation/, tar files, ...',
+    )
     p.add_argument('--framework', choices=jeffnet.FRAMEWORKS, help=f'default: {framework}')
     add_model_arguments(p.add_argument_group('model'))
     add_data_arguments(p.add_argument_group('data'))

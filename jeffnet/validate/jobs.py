@@ -29,6 +29,8 @@ def plan(args: argparse.Namespace) -> tuple[list[Job], list[str] | None]:
         config = jeffnet.weights.read_config(found.path)  # says what is missing
     names = [checkpoint_model(args, str(given), config)] if config else model_names(args, given)
     pretrained = given is None if args.pretrained is None else args.pretrained
+    if args.ema and (found is None or not jeffnet.weights.files.holds_average(found.path)):
+        raise ValueError(f'--ema: {given or "published weights"} hold no averaged weights beside the raw ones')
     own = config.get('options', {})
     if config and args.num_classes not in (None, own.get('num_classes')):
         raise ValueError(f'--num-classes {args.num_classes}: {given} has {own.get("num_classes")} classes')

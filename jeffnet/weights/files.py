@@ -77,6 +77,19 @@ def read(path: Path, use_ema: bool = True) -> WeightsFile:
     return WeightsFile(file, 'pytorch', unwrapped(torch_file.read(file, use_ema)))
 
 
+def holds_average(path: Path) -> bool:
+    """Whether a weights file, or the one in a folder, holds averaged weights beside the raw ones."""
+    prefix = tf_checkpoint.find(path)
+    if prefix is not None and not _usual(path):
+        return tf_checkpoint.holds_average(prefix)
+    file = find(path)
+    if file.suffix in ('.safetensors', '.npz'):
+        return False
+    from jeffnet.weights import torch_file
+
+    return torch_file.holds_average(file)
+
+
 def find(path: Path) -> Path:
     """The weights file that a path names: itself, or the one in the folder."""
     if path.is_dir():

@@ -89,6 +89,11 @@ def read(prefix: Path, use_ema: bool = True) -> dict[str, StoredArray]:
     return {weight: stored(name) for weight, name in _weights(shapes, dtypes, use_ema).items()}
 
 
+def holds_average(prefix: Path) -> bool:
+    """Whether a checkpoint holds the average of some variable."""
+    return any(name.endswith(AVERAGE) for name, _ in _tensorflow(prefix).train.list_variables(str(prefix)))
+
+
 def _weights(shapes: Mapping[str, Any], dtypes: Mapping[str, Any], use_ema: bool) -> dict[str, str]:
     """The variable that gives the value of each weight."""
     plain = {name.removesuffix(AVERAGE) for name in shapes}

@@ -37,6 +37,12 @@ def read(path: Path, use_ema: bool = True) -> dict[str, StoredArray]:
     return arrays
 
 
+def holds_average(path: Path) -> bool:
+    """Whether a file holds an averaged state dict."""
+    content = _load(path)
+    return any(_is_state(content.get(key)) for key in AVERAGED)
+
+
 def _load(path: Path) -> Mapping[str, Any]:
     try:
         import torch
