@@ -126,7 +126,8 @@ def test_workers_load_neither_jax_nor_tensorflow():
     # A worker imports the script again, then the reader.
     code = (
         'import sys, jeffnet.validate, jeffnet.data.pt, jeffnet.data.tar, jeffnet.data.hf; '
-        "print([name for name in ('jax', 'tensorflow', 'flax', 'objax', 'torchvision', 'datasets') if name in sys.modules])"
+        "heavy = ('jax', 'tensorflow', 'flax', 'objax', 'torchvision', 'datasets'); "
+        'print([name for name in heavy if name in sys.modules])'
     )
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == '[]'

@@ -71,7 +71,7 @@ def test_answers_among_some_classes():
     assert (outcome.top == classes[top]).all() and (outcome.label == 4).all()
     np.testing.assert_allclose(outcome.confidence, confidence, rtol=1e-5)
     np.testing.assert_allclose(outcome.loss, loss, rtol=1e-5, atol=1e-6)
-    with pytest.raises(DataError, match='hold the label .*, but have names for 3 classes'):
+    with pytest.raises(DataError, match=r'hold the label .*, but have names for 3 classes'):
         evaluate(Runner(predict, CLASSES), batches_of(IMAGES, 8), IMAGES, model_class=mapped[:3])
 
 
@@ -86,7 +86,7 @@ def test_no_numbers_are_an_error_and_name_the_image():
         logits[np.asarray(images)[:, 0, 0, 0] == 17, 3] = np.nan
         return logits
 
-    with pytest.raises(FloatingPointError, match='image 17 .* is not a number; try --dtype float32'):
+    with pytest.raises(FloatingPointError, match=r'image 17 .* is not a number; try --dtype float32'):
         evaluate(Runner(broken, CLASSES), batches_of(IMAGES, 5), IMAGES)
 
 

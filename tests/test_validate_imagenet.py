@@ -84,7 +84,10 @@ def test_the_two_commands_and_all_scripts_give_one_table(preprocessing, imagenet
     ]:
         if '{' in str(data):
             more = ('--class-map', archives / 'classes.txt')
-        assert figures(row(framework, pipeline, weights, data, *given, *more, folder=tmp_path)) == first, (pipeline, data)
+        assert figures(row(framework, pipeline, weights, data, *given, *more, folder=tmp_path)) == first, (
+            pipeline,
+            data,
+        )
 
 
 def test_scripts_as_a_user_runs_them(imagenet, weights, tmp_path):

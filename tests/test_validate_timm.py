@@ -63,7 +63,15 @@ def judged(tmp_path_factory, state, write):
 @pytest.mark.parametrize(('framework', 'pipeline'), [('linen', 'pt'), ('objax', 'tf'), ('nnx', 'pt')])
 def test_every_answer_is_timms(framework, pipeline, judged, tmp_path):
     root, top = judged
-    argv = [str(root / 'data'), '--model', MODEL, '--weights', str(root / 'weights.safetensors'), '--img-size', str(SIZE)]
+    argv = [
+        str(root / 'data'),
+        '--model',
+        MODEL,
+        '--weights',
+        str(root / 'weights.safetensors'),
+        '--img-size',
+        str(SIZE),
+    ]
     argv += ['--batch-size', '50', '--predictions', str(tmp_path / 'a.csv'), '--results-file', str(tmp_path / 'r.csv')]
     assert validate.main(framework, pipeline, argv) == 0
     with (tmp_path / 'a.csv').open(newline='') as file:

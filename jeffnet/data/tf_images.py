@@ -1,19 +1,22 @@
 """Both transforms of `preprocessing` as TensorFlow operations, for images whose size is known only when they are read.
 
-`pil` is Pillow's 8-bit resize rebuilt from integer operations, bit for bit; see `resample`.
+`pil` is Pillow's 8-bit resize rebuilt from matrix products of whole numbers, bit for bit; see `resample`.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 
 import numpy as np
 
 from jeffnet.data import images
-from jeffnet.data.preprocessing import Augmentation, Preprocessing, covered_share, least_size
+from jeffnet.data.preprocessing import Augmentation, Preprocessing, Size, covered_share, crop_offset, resized_size
 from jeffnet.data.tf_import import tf
 
 FRACTION_BITS = 22  # of Pillow's fixed-point weights: the sum of weight * pixel stays below 2^31
 Box = tuple[tf.Tensor, ...]  # (top, left, height, width)
+BAND = 16  # outputs of a resize that are computed as one matrix product; 8 to 32 are equally fast
+LOW_BITS = 7  # of a weight, split off so that sums over many taps stay below 2^24
+MOST_TAPS = 2**24 // (255 * 2 ** (LOW_BITS - 1))  # 1028: a bicubic resize to 1 / 257
 LUMA = (19595, 38470, 7471)  # Pillow's shares of red, green and blue in grey, in 1 / 65536
 
 
@@ -85,10 +88,12 @@ def evaluation_image(data: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor
     if preprocessing.kind == 'tf':
         image = decode(data, preprocessing, partial(tf_crop, preprocessing=preprocessing))
         return normalise(tf.image.resize(image, target, interpolation, antialias=False), preprocessing)
-    image = decode(data, preprocessing)
-    size = resized_size(tf.shape(image)[:2], preprocessing)
-    offset = [tf.cast(tf.round((size[axis] - target[axis]) / 2), tf.int32) for axis in (0, 1)]  # half to even
-    return normalise(resample(image, size, offset, target, interpolation), preprocessing)
+
+    def place(height: int, width: int) -> tuple[Size, Size]:
+        size = resized_size(height, width, preprocessing)
+        return size, (crop_offset(size[0], target[0]), crop_offset(size[1], target[1]))
+
+    return normalise(resample(decode(data, preprocessing), place, target, interpolation), preprocessing)
 
 
 def training_image(
@@ -98,7 +103,7 @@ def training_image(
     target, interpolation = preprocessing.image_size, augmentation.interpolation or preprocessing.interpolation
     image = decode(data, preprocessing, partial(random_crop, crops=crops, ratio=augmentation.ratio))
     if preprocessing.kind == 'pil':
-        image = resample(image, target, (0, 0), target, interpolation)
+        image = resample(image, lambda height, width: (target, (0, 0)), target, interpolation)
     else:
         image = tf.image.resize(image, target, interpolation, antialias=False)
     return normalise(tf.where(flip, image[:, ::-1], image), preprocessing)
@@ -112,16 +117,6 @@ def tf_crop(height: tf.Tensor, width: tf.Tensor, preprocessing: Preprocessing) -
     crop_width = tf.cast(share * tf.minimum(wide, high * (target_width / target_height)), tf.int32)
     crop_height, crop_width = tf.maximum(crop_height, 1), tf.maximum(crop_width, 1)
     return (height - crop_height + 1) // 2, (width - crop_width + 1) // 2, crop_height, crop_width
-
-
-def resized_size(size: tf.Tensor, preprocessing: Preprocessing) -> list[tf.Tensor]:
-    """`preprocessing.resized_size` for a size known only when the image is read."""
-    target = least_size(preprocessing)
-    if target[0] == target[1]:
-        return [target[0] * size[axis] // tf.minimum(size[0], size[1]) for axis in (0, 1)]
-    exact = tf.cast(size, tf.float64)
-    factor = tf.minimum(exact[0] / target[0], exact[1] / target[1])
-    return [tf.cast(tf.round(exact[axis] / factor), tf.int32) for axis in (0, 1)]
 
 
 def random_crop(height: tf.Tensor, width: tf.Tensor, crops: tf.Tensor, ratio: tuple[float, float]) -> Box:
@@ -143,56 +138,91 @@ def random_crop(height: tf.Tensor, width: tf.Tensor, crops: tf.Tensor, ratio: tu
 
 def normalise(image: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
     """`preprocessing.normalise`, and the shape that the reader promises."""
-    mean, std = tf.constant(preprocessing.mean, tf.float32), tf.constant(preprocessing.std, tf.float32)
-    normal = (tf.cast(image, tf.float32) / 255 - mean) / std
-    return tf.ensure_shape(normal, [*preprocessing.image_size, preprocessing.in_chans])
+    height, width = preprocessing.image_size
+    # Whole rows, since TensorFlow is slow with a last axis of three.
+    mean, std = (np.tile(np.float32(values), width) for values in (preprocessing.mean, preprocessing.std))
+    rows = tf.reshape(tf.cast(image, tf.float32), [height, width * preprocessing.in_chans])
+    return tf.reshape((rows / 255 - mean) / std, [height, width, preprocessing.in_chans])
 
 
-def resample(image: tf.Tensor, size, offset, count, interpolation: str) -> tf.Tensor:
-    """uint8 [H, W, C] resized to `size` as Pillow does, of which only the box of `count` at `offset` is computed.
+def resample(image: tf.Tensor, place: Callable[[int, int], tuple[Size, Size]], count: Size, interpolation: str):
+    """uint8 [H, W, C] resized as Pillow does, of which only a box of `count` is computed: uint8 [*count, C].
 
-    Pillow's order is kept: horizontal pass, rounding to 8 bits, vertical pass. Rows out of the box's reach are skipped.
+    `place(H, W)` gives the size of the whole result and the offset of the box in it. Pillow's order is kept: horizontal
+    pass, rounding to 8 bits, vertical pass. Rows out of the box's reach are skipped.
     """
-    across = taps(tf.shape(image)[1], size[1], offset[1], count[1], interpolation)
-    down, weights = taps(tf.shape(image)[0], size[0], offset[0], count[0], interpolation)
-    first, last = tf.reduce_min(down), tf.reduce_max(down)
-    columns = tf.transpose(image[first : last + 1], [1, 0, 2])  # gathering along the first axis copies whole runs
-    rows = tf.transpose(weigh(columns, *across), [1, 0, 2])
-    return weigh(rows, down - first, weights)
+    height, width, channels = tf.unstack(tf.shape(image))
+
+    def kernels(height: np.int32, width: np.int32):
+        size, offset = place(int(height), int(width))
+        across = band_kernel(int(width), size[1], offset[1], count[1], interpolation)
+        down, first = band_kernel(int(height), size[0], offset[0], count[0], interpolation)
+        top = np.min(first)
+        return *across, down, first - top, np.array([top, np.max(first) + down.shape[2]], np.int32)
+
+    kinds = (tf.float32, tf.int32, tf.float32, tf.int32, tf.int32)
+    across, left, down, above, reach = tf.numpy_function(kernels, [height, width], kinds)
+    rows = tf.ensure_shape(reach, [2])
+    columns = tf.transpose(image[rows[0] : rows[1]], [1, 0, 2])  # weighing along the first axis copies whole runs
+    narrow = weigh(tf.reshape(columns, [width, -1]), across, left, count[1])
+    lines = tf.transpose(tf.reshape(narrow, [count[1], -1, channels]), [1, 0, 2])
+    low = weigh(tf.reshape(lines, [rows[1] - rows[0], -1]), down, above, count[0])
+    return tf.reshape(low, [count[0], count[1], channels])
 
 
-def taps(n_in, n_out, start, count: int, interpolation: str) -> tuple[tf.Tensor, tf.Tensor]:
-    """Input indices and integer weights, both [T, count], of the outputs from `start` on of a resize n_in -> n_out.
+def weigh(image: tf.Tensor, parts: tf.Tensor, first: tf.Tensor, count: int) -> tf.Tensor:
+    """One pass along the first axis, uint8 [N, M] -> [count, M]; `parts` and `first` are those of `band_kernel`."""
+    parts = tf.ensure_shape(parts, [None, 2 * min(BAND, count), None])
+    reached = tf.gather(image, tf.ensure_shape(first, [None])[:, None] + tf.range(tf.shape(parts)[2]))  # [bands, K, M]
+    high, low = tf.split(tf.matmul(parts, tf.cast(reached, tf.float32)), 2, axis=1)
+    sums = high + tf.floor(low * 2.0**-LOW_BITS) + 2.0 ** (FRACTION_BITS - LOW_BITS - 1)  # rounds to nearest
+    whole = tf.clip_by_value(tf.floor(sums * 2.0 ** (LOW_BITS - FRACTION_BITS)), 0, 255)
+    return tf.reshape(tf.cast(whole, tf.uint8), [-1, tf.shape(image)[1]])[:count]
+
+
+@lru_cache(maxsize=64)  # of ImageNet's images, most have one of a few sizes
+def band_kernel(n_in: int, n_out: int, start: int, count: int, interpolation: str) -> tuple[np.ndarray, np.ndarray]:
+    """The outputs start to start + count of a resize n_in -> n_out as matrix products, one for each band of outputs.
+
+    Returns float32 [bands, 2 * band, K] and the first of the K inputs of each band, int32. The upper half of a matrix
+    holds the weights without their lowest bits, the lower half these: float32 holds whole numbers up to 2^24, and so
+    the sums of either half are exact.
+    """
+    low, weights = taps(n_in, n_out, start, count, interpolation)
+    if weights.shape[1] > MOST_TAPS:
+        raise ValueError(f'a resize from {n_in} to {n_out} pixels is beyond this reader')
+    band = min(BAND, count)
+    bands = -(-count // band)
+    filled = np.concatenate([low, np.repeat(low[-1:], bands * band - count)]).reshape(bands, band)
+    reach = int(np.max(filled.max(axis=1) - filled.min(axis=1))) + weights.shape[1]
+    first = np.minimum(filled.min(axis=1), max(n_in - reach, 0))
+    matrices = np.zeros((bands * band, reach + weights.shape[1]), np.int64)
+    columns = (filled - first[:, None]).reshape(-1)[:count, None] + np.arange(weights.shape[1])
+    np.put_along_axis(matrices[:count], columns, weights, axis=1)
+    matrices = matrices[:, : min(reach, n_in)].reshape(bands, band, -1)  # what is cut off has no weight
+    high = (matrices + 2 ** (LOW_BITS - 1)) >> LOW_BITS
+    parts = np.concatenate([high, matrices - (high << LOW_BITS)], axis=1)
+    return parts.astype(np.float32), first.astype(np.int32)
+
+
+def taps(n_in: int, n_out: int, start: int, count: int, interpolation: str) -> tuple[np.ndarray, np.ndarray]:
+    """First inputs int64 [count] and whole-number weights int64 [count, T] of the outputs from `start` on.
 
     The bicubic kernel has a = -1/2, Keys 1981 (doi:10.1109/TASSP.1981.1163711).
     """
-    scale = tf.cast(n_in, tf.float64) / tf.cast(n_out, tf.float64)
-    stretch = tf.maximum(scale, 1)  # shrinking widens the kernel: this is the antialiasing
+    scale = n_in / n_out
+    stretch = max(scale, 1.0)  # shrinking widens the kernel: this is the antialiasing
     support = stretch * (2 if interpolation == 'bicubic' else 1)
-    centre = (tf.cast(start + tf.range(count), tf.float64) + 0.5) * scale
-    low = tf.maximum(tf.cast(centre - support + 0.5, tf.int32), 0)
-    high = tf.minimum(tf.cast(centre + support + 0.5, tf.int32), n_in)
-    index = low + tf.range(tf.reduce_max(high - low))[:, None]
-    x = tf.abs((tf.cast(index, tf.float64) - centre + 0.5) * (1 / stretch))
+    centre = (start + np.arange(count) + 0.5) * scale
+    low = np.maximum((centre - support + 0.5).astype(np.int64), 0)
+    high = np.minimum((centre + support + 0.5).astype(np.int64), n_in)
+    index = low[:, None] + np.arange(np.max(high - low))
+    x = np.abs((index - centre[:, None] + 0.5) * (1 / stretch))
     if interpolation == 'bicubic':
         near, far = (1.5 * x - 2.5) * x * x + 1, (((x - 5) * x + 8) * x - 4) * -0.5
-        weight = tf.where(x < 1, near, tf.where(x < 2, far, 0))
+        weight = np.where(x < 1, near, np.where(x < 2, far, 0))
     else:
-        weight = tf.maximum(1 - x, 0)
-    weight = tf.where(index < high, weight, 0)
-    weight = weight / tf.reduce_sum(weight, axis=0) * 2**FRACTION_BITS
-    rounded = tf.cast(weight + tf.sign(weight) * 0.5, tf.int32)  # half away from zero: the cast truncates
-    return tf.minimum(index, n_in - 1), rounded
-
-
-def weigh(image: tf.Tensor, index: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
-    """One pass along the first axis, uint8 [N, M, C] -> [count, M, C], in exact 32-bit integers."""
-    shape = [tf.shape(index)[1], *tf.unstack(tf.shape(image)[1:])]
-    half = tf.fill(shape, 2 ** (FRACTION_BITS - 1))  # rounds to nearest
-
-    def add(tap, total):
-        rows = tf.cast(tf.gather(image, index[tap]), tf.int32)
-        return tap + 1, total + weights[tap][:, None, None] * rows
-
-    _, total = tf.while_loop(lambda tap, _: tap < tf.shape(index)[0], add, [0, half])
-    return tf.cast(tf.clip_by_value(tf.bitwise.right_shift(total, FRACTION_BITS), 0, 255), tf.uint8)
+        weight = np.maximum(1 - x, 0)
+    weight = np.where(index < high[:, None], weight, 0)
+    weight = weight / weight.sum(axis=1, keepdims=True) * 2**FRACTION_BITS
+    return low, np.trunc(weight + np.copysign(0.5, weight)).astype(np.int64)  # half away from zero

@@ -1,0 +1,148 @@
+"""Preparing one image on one core: milliseconds of both readers and transforms, beside timm and bare Pillow.
+
+    python -m benchmarks.bench_readers --out results/bench-readers.csv [--images 140] [--rounds 5]
+
+All in one process that is bound to one core, taking turns image set by image set; files are in memory already. Pillow's
+time is what a user would write: decode, resize, crop, normalise in NumPy. The bar is that of the `pil` transform in
+tf.data: at most 1.5 times Pillow.
+"""
+
+import argparse
+import csv
+import io
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import timm.data
+import torch
+from PIL import Image
+
+from benchmarks.pictures import picture
+from jeffnet.data import Preprocessing, images
+
+BAR = 1.5
+BATCH = 7  # of tf.data; each holds the same sizes of images
+FIELDS = ('image_size', 'interpolation', 'way', 'ms', 'worst_ms', 'times_pillow', 'ok')
+SETTINGS = [(224, 0.875, 'bicubic'), (300, 0.904, 'bilinear')]
+FILTERS = {'bicubic': Image.Resampling.BICUBIC, 'bilinear': Image.Resampling.BILINEAR}
+
+
+def pillow(size: int, crop_pct: float, interpolation: str) -> Callable[[bytes], np.ndarray]:
+    """Resize and crop in the plainest way."""
+    mean, std = np.float32([0.485, 0.456, 0.406]), np.float32([0.229, 0.224, 0.225])
+
+    def prepare(data: bytes) -> np.ndarray:
+        image = Image.open(io.BytesIO(data)).convert('RGB')
+        scale = int(size / crop_pct) / min(image.size)
+        image = image.resize((round(image.width * scale), round(image.height * scale)), FILTERS[interpolation])
+        left, top = (image.width - size) // 2, (image.height - size) // 2
+        image = image.crop((left, top, left + size, top + size))
+        return (np.asarray(image, np.float32) / 255 - mean) / std
+
+    return prepare
+
+
+def timm_transform(size: int, crop_pct: float, interpolation: str) -> Callable[[bytes], torch.Tensor]:
+    """timm's own evaluation transform."""
+    transform = timm.data.create_transform(size, interpolation=interpolation, crop_pct=crop_pct)
+    return lambda data: transform(Image.open(io.BytesIO(data)).convert('RGB'))
+
+
+Way = Callable[[list[bytes]], float]  # files -> seconds per image
+
+
+def one_by_one(prepare: Callable[[bytes], object]) -> Way:
+    """A function of one file, called for all."""
+
+    def run(files: list[bytes]) -> float:
+        start = time.perf_counter()
+        for data in files:
+            prepare(data)
+        return (time.perf_counter() - start) / len(files)
+
+    return run
+
+
+def with_tensorflow(preprocessing: Preprocessing) -> Way:
+    """The tf.data pipeline on one thread, as the reader builds it; building takes 0.1 s a pass and is left out."""
+    from jeffnet.data.tf_images import evaluation_image
+    from jeffnet.data.tf_import import tf
+
+    options = tf.data.Options()
+    options.threading.private_threadpool_size = 1
+
+    def run(files: list[bytes]) -> float:
+        prepared = tf.data.Dataset.from_tensor_slices(files).map(lambda data: evaluation_image(data, preprocessing))
+        batches = prepared.batch(BATCH).with_options(options).as_numpy_iterator()
+        next(batches)
+        start = time.perf_counter()
+        rest = sum(len(batch) for batch in batches)
+        return (time.perf_counter() - start) / rest
+
+    return run
+
+
+def ways(size: int, crop_pct: float, interpolation: str) -> dict[str, Way]:
+    """All ways of preparing a list of files, by name."""
+    found = {
+        'Pillow': one_by_one(pillow(size, crop_pct, interpolation)),
+        'timm': one_by_one(timm_transform(size, crop_pct, interpolation)),
+    }
+    for kind in ('pil', 'tf'):
+        preprocessing = Preprocessing(kind, size, crop_pct, interpolation)
+        found[f'pt reader, {kind}'] = one_by_one(partial(images.evaluation_image, preprocessing=preprocessing))
+        found[f'tf reader, {kind}'] = with_tensorflow(preprocessing)
+    return found
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--out', type=Path, default=Path('results/bench-readers.csv'))
+    parser.add_argument('--images', type=int, default=140)
+    parser.add_argument('--rounds', type=int, default=5)
+    arguments = parser.parse_args()
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    torch.set_num_threads(1)
+    files = []
+    for index in range(arguments.images):
+        file = io.BytesIO()
+        picture(index).save(file, 'jpeg', quality=90)
+        files.append(file.getvalue())
+    rows = []
+    for setting in SETTINGS:
+        runs = ways(*setting)
+        seconds = {way: [] for way in runs}
+        for _ in range(arguments.rounds + 1):
+            for way, run in runs.items():
+                seconds[way].append(run(files))
+        seconds = {way: found[1:] for way, found in seconds.items()}  # the first round warms up
+        for way, found in seconds.items():
+            ratio = statistics.median(found) / statistics.median(seconds['Pillow'])
+            rows.append(
+                {
+                    'image_size': setting[0],
+                    'interpolation': setting[2],
+                    'way': way,
+                    'ms': f'{1e3 * statistics.median(found):.2f}',
+                    'worst_ms': f'{1e3 * max(found):.2f}',
+                    'times_pillow': f'{ratio:.2f}',
+                    'ok': way != 'tf reader, pil' or ratio <= BAR,
+                }
+            )
+            print(', '.join(f'{key} {value}' for key, value in rows[-1].items()), flush=True)
+    arguments.out.parent.mkdir(parents=True, exist_ok=True)
+    with arguments.out.open('w', newline='') as out:
+        writer = csv.DictWriter(out, FIELDS, lineterminator='\n')
+        writer.writeheader()
+        writer.writerows(rows)
+    return 0 if all(row['ok'] for row in rows) else 1
+
+
+if __name__ == '__main__':
+    sys.exit(main())
