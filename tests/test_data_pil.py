@@ -11,6 +11,7 @@ from PIL import Image
 
 from jeffnet.data import Augmentation, ClassFolder, DataError, Preprocessing, images, pt, tf, tf_images
 from jeffnet.data.preprocessing import least_size, resized_size
+from tests import golden_pixels
 
 # (height, width)
 SHAPES = [
@@ -322,3 +323,8 @@ def test_16_bit_grey_is_read_alike(tmp_path):
     ours, theirs = (next(iter(reader.evaluation_batches(folder, preprocessing, 1)))['image'] for reader in (pt, tf))
     np.testing.assert_array_equal(ours, theirs)
     assert ours.std() > 0.3  # neither cut at white nor black
+
+
+def test_pixels_are_those_of_every_pillow_version():
+    # The hashes are the same under Pillow 10.4, 11.3, 12.0 and 13.0: `python -m tests.golden_pixels` in each.
+    assert golden_pixels.different() == []
