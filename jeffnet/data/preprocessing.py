@@ -131,11 +131,12 @@ def crop_offset(size: int, crop: int) -> int:
 def covered_share(preprocessing: Preprocessing) -> float:
     """The share of the short side that `tf` crops.
 
-    Published crop_pct values are S / (S + 32) rounded to three places; the TensorFlow releases crop by the exact ratio.
+    Published crop_pct values are S / (S + 32) rounded or cut to three places; the TensorFlow releases crop by the exact
+    ratio.
     """
     height, width = preprocessing.image_size
     exact = height / (height + 32)
-    rounded = height == width and round(preprocessing.crop_pct, 3) == round(exact, 3)
+    rounded = height == width and abs(preprocessing.crop_pct - exact) < 1e-3
     return exact if rounded else preprocessing.crop_pct
 
 
