@@ -145,8 +145,17 @@ def array(image: Image.Image) -> np.ndarray:
 def tf_resize(image: np.ndarray, size: Size, interpolation: str) -> np.ndarray:
     """tf.image.resize without antialiasing: uint8 [H, W, C] -> float32 [h, w, C]; bicubic may leave 0..255."""
     rows, columns = (tf_taps(n_in, n_out, interpolation) for n_in, n_out in zip(image.shape[:2], size, strict=True))
-    down = np.sum([weight[:, None, None] * image[index] for index, weight in zip(*rows, strict=True)], axis=0)
-    return np.sum([weight[:, None] * down[:, index] for index, weight in zip(*columns, strict=True)], axis=0)
+    low = weigh(image.astype(np.float32), *rows)
+    # Turned, so that a column is a run of memory.
+    return weigh(np.ascontiguousarray(low.transpose(1, 0, 2)), *columns).transpose(1, 0, 2)
+
+
+def weigh(image: np.ndarray, index: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Sums along the first axis, float32 [N, M, C] -> [n, M, C]; `index` and `weight` are those of `tf_taps`."""
+    total = weight[0][:, None, None] * image[index[0]]
+    for places, factors in zip(index[1:], weight[1:], strict=True):
+        total += factors[:, None, None] * image[places]
+    return total
 
 
 def tf_taps(n_in: int, n_out: int, interpolation: str) -> tuple[np.ndarray, np.ndarray]:
