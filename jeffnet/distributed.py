@@ -5,8 +5,6 @@ from typing import Any
 
 import numpy as np
 
-NAME_BYTES = 256  # of a name that is handed to other processes; of a longer one the end counts
-
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments that make a process one of several."""
@@ -59,12 +57,13 @@ def gather(arrays: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
     ]
 
 
-def name_bytes(names: list[str]) -> np.ndarray:
-    """Names as an array that `gather` takes, uint8 [N, 256]."""
-    cut = [name.encode()[-NAME_BYTES:] for name in names]
-    return np.frombuffer(b''.join(name.ljust(NAME_BYTES, b'\0') for name in cut), np.uint8).reshape(-1, NAME_BYTES)
-
-
-def names_of(array: np.ndarray) -> list[str]:
-    """What `name_bytes` was given."""
-    return [row.tobytes().rstrip(b'\0').decode(errors='replace') for row in array]
+def gather_texts(texts: list[str]) -> list[list[str]]:
+    """The texts of all processes, in their order."""
+    encoded = [text.encode() for text in texts]
+    own = max(map(len, encoded), default=0)
+    width = max(int(found['width'][0]) for found in gather({'width': np.array([own])}))
+    rows = np.frombuffer(b''.join(text.ljust(width, b'\0') for text in encoded), np.uint8)
+    return [
+        [row.tobytes().rstrip(b'\0').decode() for row in found['text']]
+        for found in gather({'text': rows.reshape(len(texts), width)})
+    ]

@@ -140,7 +140,7 @@ def normalise(image: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
     """`preprocessing.normalise`, and the shape that the reader promises."""
     height, width = preprocessing.image_size
     # Whole rows, since TensorFlow is slow with a last axis of three.
-    mean, std = (np.tile(np.float32(values), width) for values in (preprocessing.mean, preprocessing.std))
+    mean, std = (np.tile(np.array(values, np.float32), width) for values in (preprocessing.mean, preprocessing.std))
     rows = tf.reshape(tf.cast(image, tf.float32), [height, width * preprocessing.in_chans])
     return tf.reshape((rows / 255 - mean) / std, [height, width, preprocessing.in_chans])
 

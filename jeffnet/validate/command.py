@@ -6,7 +6,6 @@ Nothing heavy is imported at the top: DataLoader workers import the script again
 import argparse
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -24,11 +23,11 @@ from jeffnet.data.opening import open_images
 from jeffnet.data.order import Shard
 from jeffnet.data.source import DataError
 from jeffnet.validate.arguments import check_outputs, parser
-from jeffnet.validate.jobs import Job, plan
+from jeffnet.validate.jobs import Job, blank, build, classes_of, millions, plan
 from jeffnet.validate.labels import Labels, read_class_map, readable_names
 from jeffnet.validate.outcome import Outcome
 from jeffnet.validate.progress import Progress
-from jeffnet.validate.results import ResultsFile, weights_hash
+from jeffnet.validate.results import ResultsFile, weights_hash, write_predictions
 
 SHOWN_FAULTS = 10  # images that could not be read, named on standard error
 
@@ -49,6 +48,8 @@ def run(framework: str, pipeline: str, argv: list[str] | None) -> int:
     with input_errors():
         args = parser(framework).parse_args(argv)
         jobs, classes = plan(args)
+        if args.predictions and len(jobs) > 1:
+            raise ValueError(f'--predictions: takes one model, {len(jobs)} match --model {args.model}')
         validation = Validation.prepare(args, args.framework or framework, pipeline, classes)
     status = 0
     for job in jobs:
@@ -60,7 +61,15 @@ def run(framework: str, pipeline: str, argv: list[str] | None) -> int:
             if len(jobs) == 1:
                 raise
             status = max(status, stop(f'{job.model}: {error}', 1))
+        free_programs()
     return status
+
+
+def free_programs() -> None:
+    """Lets go of what was compiled for a model: of all models together it would fill the memory."""
+    import jax
+
+    jax.clear_caches()
 
 
 @dataclass
@@ -78,76 +87,77 @@ class Validation:
     results: ResultsFile | None
     shard: Shard
     entries: list[Any] = field(default_factory=list)  # of the report
+    batches: Any = None  # of the last job
 
     @classmethod
     def prepare(
         cls, args: argparse.Namespace, framework: str, pipeline: str, classes: list[str] | None
     ) -> 'Validation':
         """Checks whatever can be checked before a model is built; raises what the input is to blame for."""
-        results = ResultsFile(args.results_file) if args.results_file else None
-        check_outputs(args)
-        class_map = read_class_map(args.class_map) if args.class_map else None
-        real = real_labels(args.real_labels) if args.real_labels else None
-        reader = import_reader(pipeline)
-        images = open_images(args.data, pipeline, args.dataset, args.split)
         distributed.start(args)
         import jax
 
+        shard = Shard(jax.process_index(), jax.process_count())
+        check_outputs(args)
+        results = ResultsFile(args.results_file) if args.results_file and shard.rank == 0 else None
+        class_map = read_class_map(args.class_map) if args.class_map else None
+        real = real_labels(args.real_labels) if args.real_labels else None
         devices = 1 if args.no_jit else jax.local_device_count()
         if args.batch_size < devices:
             raise ValueError(
                 f'--batch-size {args.batch_size}: is less than one image for each of the {devices} devices'
             )
-        shard = Shard(jax.process_index(), jax.process_count())
+        reader = import_reader(pipeline)
+        images = open_images(args.data, pipeline, args.dataset, args.split)
         return cls(args, framework, pipeline, reader, images, classes, class_map, real, results, shard)
 
     def measure(self, job: Job) -> None:
         """Runs one job, prints its lines and writes its row; the seconds leave out building and compiling."""
-        args, first = self.args, self.shard.rank == 0
+        from jeffnet.validate.processes import together
+
         identity = self.identity(job)
-        is_fixed = job.options['pretrained'] and job.options['weights'] is None  # such weights never change
-        if is_fixed and self.results and self.results.has(identity):
-            self.say(f'{job.model} ({self.framework}): is in {args.results_file} already')
-            return
-        self.say(f'{job.model} ({self.framework}, {args.dtype}) {job.preprocessing.describe()}')
-        with input_errors():
-            predict, flat = build(job, self.framework, not args.no_jit)
-            batches = self.reader.evaluation_batches(
-                self.images, job.preprocessing, args.batch_size, args.workers, shard=self.shard,
-                on_bad_image=args.on_bad_image,
-            )  # fmt: skip
-            zeros = blank(job, min(args.batch_size, max(batches.size, 1)))
-            outputs = classes_of(predict, zeros)
-            labels = self.labels(job.model, outputs)
-        if labels.note and first:
-            print(labels.note, file=sys.stderr)
-        row = {**identity, 'weights': weights_hash(flat), 'param_count': millions(flat), 'devices': predict.devices}
-        if self.results and self.results.has(identity, row['weights']):
-            self.say(f'{job.model} ({self.framework}): is in {args.results_file} already')
-            return
-        outcome, times, names = self.evaluate(job, predict, batches, labels, zeros, outputs)
-        row |= {**times, **self.figures(job, outcome, names)}
+        # Published weights never change; others are told apart by their values.
+        if self.is_done(identity) and job.options['pretrained'] and job.options['weights'] is None:
+            return self.say(f'{job.model} ({self.framework}): is in {self.args.results_file} already')
+        self.say(f'{job.model} ({self.framework}, {self.args.dtype}) {job.preprocessing.describe()}')
+        predict, outputs, labels, about = together(lambda: self.ready(job))
+        if self.is_done(identity, about['weights']):
+            return self.say(f'{job.model} ({self.framework}): is in {self.args.results_file} already')
+        outcome, times, names = self.evaluate(job, predict, outputs, labels)
+        row = {**identity, **about, **times, **self.figures(job, outcome, names)}
         self.report_line(row)
-        if first:
+        if self.shard.rank == 0:
             self.write(job, row, outcome, names, readable_names(self.images.classes, self.classes or outputs))
 
-    def evaluate(self, job: Job, predict: Any, batches: Any, labels: Labels, zeros: np.ndarray, outputs: int):
-        """The outcome on the whole set, the times, and the names of the images by index."""
+    def ready(self, job: Job) -> tuple[Any, int, Labels, dict[str, Any]]:
+        """The model, the number of its classes, what the labels mean to it, and the columns about it."""
+        with input_errors():
+            predict, flat = build(job, self.framework, not self.args.no_jit)
+            outputs = classes_of(predict, blank(job, 1))
+            labels = self.labels(job.model, outputs)
+        if labels.note and self.shard.rank == 0:
+            print(labels.note, file=sys.stderr)
+        about = {'weights': weights_hash(flat), 'param_count': millions(flat), 'devices': predict.devices}
+        return predict, outputs, labels, about
+
+    def evaluate(self, job: Job, predict: Any, outputs: int, labels: Labels):
+        """The outcome on the whole set, the columns about the run, and the names of the images by index."""
         from jeffnet.validate.evaluate import Runner, evaluate
         from jeffnet.validate.processes import all_names, all_texts, together, whole
 
         size, names = len(self.images), {}
         keep = names if self.args.predictions or self.args.report or self.real else None
+        batches = self.batches_for(job)
         with Progress(job.model, batches.size, self.shard.rank == 0) as progress:
             runner = Runner(predict, outputs, labels.classes, progress.say)
             start = time.perf_counter()
-            runner.warm_up(zeros)
-            ready = time.perf_counter()
+            together(lambda: runner.warm_up(blank(job, min(self.args.batch_size, max(batches.size, 1)))))
+            compiled = time.perf_counter()
             work = partial(
                 evaluate, runner, batches, size, model_class=labels.model_class, progress=progress, names=keep
             )
             outcome = whole(together(work), batches.indices)
-        seconds = time.perf_counter() - ready
+            seconds = time.perf_counter() - compiled
         faults = all_texts(batches.faults)
         counted = int(outcome.read.sum())
         if counted + len(faults) != size:
@@ -155,11 +165,28 @@ class Validation:
         self.say_faults(faults)
         times = {
             'seconds': round(seconds, 2),
-            'compile_seconds': round(ready - start, 2),
+            'compile_seconds': round(compiled - start, 2),
             'images_per_second': round(size / seconds, 2),
             'skipped': len(faults),
         }
         return outcome, times, all_names(names)
+
+    def batches_for(self, job: Job) -> Any:
+        """The batches of a job; those of the last one, with their workers, if the transform is the same."""
+        if self.batches is None or self.batches[0] != job.preprocessing:
+            self.batches = None  # its workers end before others start
+            args = self.args
+            found = self.reader.evaluation_batches(
+                self.images, job.preprocessing, args.batch_size, args.workers, shard=self.shard,
+                on_bad_image=args.on_bad_image,
+            )  # fmt: skip
+            self.batches = job.preprocessing, found
+        return self.batches[1]
+
+    def is_done(self, identity: dict[str, Any], weights: str | None = None) -> bool:
+        """Whether the results file has this row; process 0, which keeps the file, decides for all."""
+        has = self.results is not None and self.results.has(identity, weights)
+        return bool(distributed.gather({'has': np.array([has])})[0]['has'][0])
 
     def labels(self, model: str, outputs: int) -> Labels:
         """What the labels of the data mean to a model with this many classes."""
@@ -182,7 +209,8 @@ class Validation:
             'model': job.model, 'framework': self.framework, 'pipeline': self.pipeline, 'dtype': args.dtype,
             'img_size': 'x'.join(map(str, dict.fromkeys(preprocessing.image_size))),
             'crop_pct': preprocessing.crop_pct, 'interpolation': preprocessing.interpolation,
-            'preprocessing': preprocessing.kind, 'mean': spaced(preprocessing.mean), 'std': spaced(preprocessing.std),
+            'preprocessing': preprocessing.kind, 'mean': ' '.join(f'{value:g}' for value in preprocessing.mean),
+            'std': ' '.join(f'{value:g}' for value in preprocessing.std),
             'labels': ', '.join(str(word) for word in words if word),
             'data': ' '.join(str(part) for part in data if part), 'source': job.source, 'batch_size': args.batch_size,
         }  # fmt: skip
@@ -268,49 +296,3 @@ class Validation:
             more = f'\n... and {len(faults) - SHOWN_FAULTS} more' if len(faults) > SHOWN_FAULTS else ''
             lines = '\n'.join(f'skipped: {fault}' for fault in faults[:SHOWN_FAULTS])
             print(lines + more, file=sys.stderr, flush=True)
-
-
-def build(job: Job, framework: str, compiled: bool) -> tuple[Any, dict[str, Any]]:
-    """The model as a predictor, and its variables by flat name."""
-    with jeffnet.weights.Incomplete():  # a fresh classifier, say: what follows would measure nothing
-        model = jeffnet.create_model(job.model, framework, **job.options)
-    module, variables = model if framework == 'linen' else (model, None)
-    flat = jeffnet.flat_variables(module if variables is None else variables)
-    return jeffnet.predictor(module, variables, compiled=compiled), flat
-
-
-def blank(job: Job, count: int) -> np.ndarray:
-    """Images of zeros as the model takes them."""
-    return np.zeros((count, *job.preprocessing.image_size, job.preprocessing.in_chans), np.float32)
-
-
-def classes_of(predict: Any, images: np.ndarray) -> int:
-    """The number of classes of a model; InputError if it has no classifier."""
-    shape = getattr(predict.outputs(images), 'shape', ())
-    if len(shape) != 2:
-        raise InputError(f'the model gives an output of shape {tuple(shape)}, no logits; it needs a classifier')
-    return shape[-1]
-
-
-def millions(flat: dict[str, Any]) -> float:
-    """Trained parameters in millions, as timm writes them."""
-    return round(sum(array.size for name, array in flat.items() if not name.endswith(('.mean', '.var'))) / 1e6, 2)
-
-
-def spaced(values: tuple[float, ...]) -> str:
-    """Numbers in one field of a table."""
-    return ' '.join(f'{value:g}' for value in values)
-
-
-def write_predictions(path: Path, outcome: Outcome, name: Callable[[int], str]) -> None:
-    """A CSV file of the answers on every image that was read, in the order of the set."""
-    import csv
-
-    count = outcome.top.shape[1]
-    with path.open('w', encoding='utf-8', newline='') as file:
-        writer = csv.writer(file, lineterminator='\n')
-        writer.writerow(['image', 'label', *(f'top{k + 1}' for k in range(count)), 'confidence', 'loss'])
-        for index in np.flatnonzero(outcome.read):
-            answers = [int(outcome.label[index]), *outcome.top[index].tolist()]
-            shares = [f'{outcome.confidence[index]:.6f}', f'{outcome.loss[index]:.6f}']
-            writer.writerow([name(int(index)), *answers, *shares])

@@ -1,10 +1,13 @@
-"""What to validate: the models that the arguments name, their weights and their preprocessing."""
+"""What to validate: the models that the arguments name, their weights and their preprocessing; building them."""
 
 import argparse
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 import jeffnet
+from jeffnet.command_line import InputError
 from jeffnet.data.preprocessing import Preprocessing
 
 
@@ -29,7 +32,9 @@ def plan(args: argparse.Namespace) -> tuple[list[Job], list[str] | None]:
         config = jeffnet.weights.read_config(found.path)  # says what is missing
     names = [checkpoint_model(args, str(given), config)] if config else model_names(args, given)
     pretrained = given is None if args.pretrained is None else args.pretrained
-    if args.ema and (found is None or not jeffnet.weights.files.holds_average(found.path)):
+    from jeffnet.weights.files import holds_average  # not at the top: it brings jax
+
+    if args.ema and (found is None or not holds_average(found.path)):
         raise ValueError(f'--ema: {given or "published weights"} hold no averaged weights beside the raw ones')
     own = config.get('options', {})
     if config and args.num_classes not in (None, own.get('num_classes')):
@@ -83,3 +88,30 @@ def model_names(args: argparse.Namespace, given: str | None) -> list[str]:
     if given and len(names) > 1:
         raise ValueError(f'--model {args.model}: {len(names)} models match, and {given} has the weights of one')
     return names
+
+
+def build(job: Job, framework: str, compiled: bool) -> tuple[Any, dict[str, Any]]:
+    """The model as a predictor, and its variables by flat name."""
+    with jeffnet.weights.Incomplete():  # a fresh classifier, say: what follows would measure nothing
+        model = jeffnet.create_model(job.model, framework, **job.options)
+    module, variables = model if framework == 'linen' else (model, None)
+    flat = jeffnet.flat_variables(module if variables is None else variables)
+    return jeffnet.predictor(module, variables, compiled=compiled), flat
+
+
+def blank(job: Job, count: int) -> np.ndarray:
+    """Images of zeros as the model takes them."""
+    return np.zeros((count, *job.preprocessing.image_size, job.preprocessing.in_chans), np.float32)
+
+
+def classes_of(predict: Any, images: np.ndarray) -> int:
+    """The number of classes of a model; InputError if it has no classifier."""
+    shape = getattr(predict.outputs(images), 'shape', ())
+    if len(shape) != 2:
+        raise InputError(f'the model gives an output of shape {tuple(shape)}, no logits; it needs a classifier')
+    return shape[-1]
+
+
+def millions(flat: dict[str, Any]) -> float:
+    """Trained parameters in millions, as timm writes them."""
+    return round(sum(array.size for name, array in flat.items() if not name.endswith(('.mean', '.var'))) / 1e6, 2)

@@ -1,29 +1,30 @@
 """The answers of several processes, put together: every one of them then has the whole."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from jeffnet.distributed import gather, name_bytes, names_of
+from jeffnet.distributed import gather, gather_texts
 from jeffnet.validate.outcome import Outcome
 
 
-def together(evaluate: Callable[[], Outcome]) -> Outcome:
-    """This process's outcome, once all have theirs; if one fails, all do, instead of waiting for it.
+def together(work: Callable[[], Any]) -> Any:
+    """The result of this process's work, once all have theirs; if one fails, all do, instead of waiting for it.
 
     Raises the process's own error, or RuntimeError for that of another.
     """
-    outcome, error = None, None
+    result, error = None, None
     try:
-        outcome = evaluate()
+        result = work()
     except Exception as caught:
         error = caught
-    failed = [bool(found['failed'][0]) for found in gather({'failed': np.array([outcome is None])})]
-    if outcome is None:
-        raise error or RuntimeError('no outcome')
+    failed = [bool(found['failed'][0]) for found in gather({'failed': np.array([error is not None])})]
+    if error is not None:
+        raise error
     if any(failed):
         raise RuntimeError(f'process {failed.index(True)} failed; its own output says why')
-    return outcome
+    return result
 
 
 def whole(outcome: Outcome, indices: np.ndarray) -> Outcome:
@@ -44,11 +45,14 @@ def whole(outcome: Outcome, indices: np.ndarray) -> Outcome:
 
 def all_names(names: dict[int, str]) -> dict[int, str]:
     """Image names by index, of all processes."""
-    places = np.array(sorted(names), np.int32)
-    found = gather({'index': places, 'name': name_bytes([names[int(i)] for i in places])})
-    return {int(i): name for part in found for i, name in zip(part['index'], names_of(part['name']), strict=True)}
+    places = sorted(names)
+    found = gather({'index': np.array(places, np.int32)})
+    texts = gather_texts([names[place] for place in places])
+    return {
+        int(i): name for part, own in zip(found, texts, strict=True) for i, name in zip(part['index'], own, strict=True)
+    }
 
 
 def all_texts(texts: list[str]) -> list[str]:
     """Lines of text of all processes, one process after the other."""
-    return [line for part in gather({'text': name_bytes(texts)}) for line in names_of(part['text'])]
+    return [line for own in gather_texts(texts) for line in own]

@@ -1,15 +1,17 @@
-"""The results file: one row per model, written at once, so that a crash loses nothing and a rerun goes on behind it."""
+"""What is written: a results file with a row per model, so that a crash loses nothing; the answers on every image."""
 
 import csv
 import hashlib
 import io
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from jeffnet.validate.outcome import Outcome
 
 # The first nine are those of timm's results files.
 COLUMNS: list[str] = [
@@ -110,3 +112,15 @@ def weights_hash(flat: Mapping[str, Any]) -> str:
         digest.update(f'{name} {array.shape} '.encode())
         digest.update(array.data)
     return digest.hexdigest()[:16]
+
+
+def write_predictions(path: Path, outcome: Outcome, name: Callable[[int], str]) -> None:
+    """A CSV file of the answers on every image that was read, in the order of the set."""
+    count = outcome.top.shape[1]
+    with path.open('w', encoding='utf-8', newline='') as file:
+        writer = csv.writer(file, lineterminator='\n')
+        writer.writerow(['image', 'label', *(f'top{k + 1}' for k in range(count)), 'confidence', 'loss'])
+        for index in np.flatnonzero(outcome.read):
+            answers = [int(outcome.label[index]), *outcome.top[index].tolist()]
+            shares = [f'{outcome.confidence[index]:.6f}', f'{outcome.loss[index]:.6f}']
+            writer.writerow([name(int(index)), *answers, *shares])
