@@ -5,6 +5,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -75,6 +76,50 @@ def free_port():
     with socket.socket() as listener:
         listener.bind(('127.0.0.1', 0))
         return listener.getsockname()[1]
+
+
+def test_the_script_in_two_processes_writes_the_row_of_one(data, checkpoint, tmp_path):
+    """One of the images is broken; the first process writes everything, whoever read it."""
+    folder = tmp_path / 'data'
+    shutil.copytree(data, folder)
+    broken = sorted(folder.glob('class3/*'))[0]
+    broken.write_bytes(b'no image')
+
+    def run(name, *several):
+        command = [sys.executable, 'pt_linen_validate.py', folder, '--checkpoint', checkpoint, '--batch-size', '16']
+        command += ['--on-bad-image', 'skip', '--results-file', tmp_path / f'{name}.json']
+        command += ['--predictions', tmp_path / f'{name}.csv', *several]
+        return subprocess.Popen(
+            list(map(str, command)), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    several = ['--coordinator', f'127.0.0.1:{free_port()}', '--num-processes', '2', '--process-id']
+    alone, *both = [run('alone'), run('both', *several, 0), run('both', *several, 1)]
+    outputs = [process.communicate(timeout=300) for process in (alone, *both)]
+    assert [process.returncode for process in (alone, *both)] == [0, 0, 0], outputs
+    assert f'skipped: {broken}' in outputs[0][1] and f'skipped: {broken}' in outputs[1][1]
+    assert 'top-1' in outputs[1][0] and 'top-1' not in outputs[2][0]
+    rows = [json.loads((tmp_path / f'{name}.json').read_text())[0] for name in ('alone', 'both')]
+    names = ('top1', 'top5', 'loss', 'images', 'skipped', 'weights', 'data')
+    assert [rows[0][name] for name in names] == [rows[1][name] for name in names] and rows[0]['images'] == IMAGES - 1
+    one, other = [(tmp_path / f'{name}.csv').read_text().splitlines() for name in ('alone', 'both')]
+    assert [line.split(',')[:4] for line in one] == [line.split(',')[:4] for line in other] and len(one) == IMAGES
+
+
+def test_if_one_process_fails_none_waits(data, checkpoint, tmp_path):
+    folder = tmp_path / 'data'
+    shutil.copytree(data, folder)
+    sorted(folder.glob('class3/*'))[0].write_bytes(b'no image')
+    several = ['--coordinator', f'127.0.0.1:{free_port()}', '--num-processes', '2', '--process-id']
+    command = [sys.executable, 'pt_linen_validate.py', folder, '--checkpoint', checkpoint, *several]
+    both = [
+        subprocess.Popen(list(map(str, [*command, rank])), cwd=ROOT, stderr=subprocess.PIPE, text=True)
+        for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=100)[1] for process in both]
+    assert sorted(process.returncode for process in both) == [1, 2]
+    assert any('cannot be read as an image' in error for error in errors)
+    assert any('failed; its own output says why' in error for error in errors)
 
 
 def rounded(found):

@@ -15,6 +15,7 @@ from jeffnet.data.order import WHOLE, Shard
 from jeffnet.data.source import DataError
 from jeffnet.data.tf_import import tf
 
+NAMES = ('file_name', 'image/filename', 'filename')  # features of TFDS sets
 READ_IN_ORDER = 1  # files read at a time: with several, the order would depend on the number of processes
 
 
@@ -92,11 +93,12 @@ class TfdsSplit(Stream):
         import tensorflow_datasets as tfds
 
         whole = (start, stop) == (0, len(self))
+        named = any(key in self.builder.info.features for key in NAMES)
         folder = isinstance(self.builder, tfds.ImageFolder)  # cannot read a part of a split
         part = self.split if whole or folder else tfds.core.ReadInstruction(self.split, start, stop, unit='abs')
         # Nothing is kept in memory: TFDS would cache small sets, decoded or not.
         config = tfds.ReadConfig(
-            try_autocache=False, interleave_cycle_length=READ_IN_ORDER, add_tfds_id=not folder, skip_prefetch=True
+            try_autocache=False, interleave_cycle_length=READ_IN_ORDER, add_tfds_id=not named, skip_prefetch=True
         )
         decoders = {'image': tfds.decode.SkipDecoding()}
         examples = self.builder.as_dataset(split=part, decoders=decoders, shuffle_files=False, read_config=config)
@@ -106,8 +108,8 @@ class TfdsSplit(Stream):
 
     def parts(self, example: dict[str, Any]) -> tuple[Any, Any, Any]:
         """(name, encoded bytes, label) of one example."""
-        names = (example[key] for key in ('file_name', 'image/filename', 'filename', 'tfds_id') if key in example)
-        return next(names, tf.constant('')), example['image'], tf.cast(example[self.label], tf.int32)
+        name = next(example[key] for key in (*NAMES, 'tfds_id') if key in example)
+        return name, example['image'], tf.cast(example[self.label], tf.int32)
 
 
 def open_tfds(data_dir: str | os.PathLike, dataset: str, split: str = 'validation') -> TfdsSplit:

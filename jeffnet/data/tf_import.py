@@ -29,4 +29,5 @@ if os.environ.get('TF_CPP_MIN_LOG_LEVEL', '1') == '1':  # nobody's wish: jax set
 with quiet():
     import tensorflow as tf
 
+    tf.get_logger().setLevel('ERROR')  # it warns of what TensorFlow Datasets calls
     tf.config.set_visible_devices([], 'GPU')  # it would otherwise take all of the memory that JAX needs
