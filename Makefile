@@ -7,7 +7,8 @@ READY := $(VENV)/.ready
 NEWEST := .venv-newest
 comma := ,
 NEWEST_TESTS ?= tests/test_core*.py tests/test_backends*.py tests/test_efficientnet*.py tests/test_weights.py \
-  tests/test_weights_export.py tests/test_weights_files.py tests/test_weights_foreign.py
+  tests/test_weights_export.py tests/test_weights_files.py tests/test_weights_foreign.py tests/test_validate_evaluate.py \
+  tests/test_validate_labels.py tests/test_validate_results.py tests/test_data_tar.py tests/test_data_order.py
 
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 export TF_CPP_MIN_LOG_LEVEL ?= 2

@@ -7,6 +7,7 @@ import pytest
 import jeffnet
 from jeffnet.data.order import EvaluationBatches, Rows
 from jeffnet.data.source import DataError
+from jeffnet.validate import progress
 from jeffnet.validate.evaluate import Runner, evaluate
 from jeffnet.validate.outcome import Outcome
 
@@ -150,3 +151,16 @@ def test_predictor_splits_over_devices_and_runs_uncompiled():
     plain = jeffnet.predictor(module, variables, compiled=False)(x)
     np.testing.assert_allclose(plain, expected, rtol=1e-3, atol=1e-5)  # another order of sums in float32
     assert jeffnet.predictor(module, variables).outputs(x).shape == (3, 3)
+
+
+def test_plain_lines_say_how_far_it_is(monkeypatch, capsys):
+    monkeypatch.setattr(progress, 'SECONDS', 0.0)
+    with progress.Progress('net', 10) as shown:
+        shown(4)
+        shown(4)
+        shown(64)  # the last batch, filled up
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(',')[0] for line in lines] == [f'net: {n} of 10 images' for n in (4, 8, 10)]
+    with progress.Progress('net', 10, shown=False) as hidden:
+        hidden(10)
+    assert capsys.readouterr().out == ''
