@@ -8,7 +8,6 @@ tf.data: at most 1.5 times Pillow.
 """
 
 import argparse
-import csv
 import io
 import os
 import statistics
@@ -24,12 +23,12 @@ import torch
 from PIL import Image
 
 from benchmarks.pictures import picture
+from benchmarks.table import say, write_table
 from jeffnet.data import Preprocessing, images
 
 BAR = 1.5
 BATCH = 7  # of tf.data; each holds the same sizes of images
 REPEATS = 8  # so that what it has prepared ahead when the clock starts does not count
-FIELDS = ('image_size', 'interpolation', 'way', 'ms', 'worst_ms', 'times_pillow', 'ok')
 SETTINGS = [(224, 0.875, 'bicubic'), (300, 0.904, 'bilinear')]
 FILTERS = {'bicubic': Image.Resampling.BICUBIC, 'bilinear': Image.Resampling.BILINEAR}
 
@@ -137,13 +136,8 @@ def main() -> int:
                     'ok': way != 'tf reader, pil' or ratio <= BAR,
                 }
             )
-            print(', '.join(f'{key} {value}' for key, value in rows[-1].items()), flush=True)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    with arguments.out.open('w', newline='') as out:
-        writer = csv.DictWriter(out, FIELDS, lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(rows)
-    return 0 if all(row['ok'] for row in rows) else 1
+            say(rows[-1])
+    return write_table(arguments.out, rows)
 
 
 if __name__ == '__main__':

@@ -9,7 +9,6 @@ of JAX while it is bound to the second. The bar: together at least 0.9 of the sl
 """
 
 import argparse
-import csv
 import json
 import os
 import statistics
@@ -21,12 +20,12 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from benchmarks.pictures import CLASSES, write
+from benchmarks.table import say, write_table
 
 BAR = 0.9
 MODEL = 'pt_mnasnet_small'
 BATCH = 32
 SIZES = {'pt': (96, 320), 'tf': (96, 320)}  # the smaller is faster for the model than for the reader
-FIELDS = ('pipeline', 'framework', 'image_size', 'reader', 'model', 'together', 'of_the_slower', 'bound_by', 'ok')
 
 
 def on_core(read: Callable[[], Iterable], reader_core: int, model_core: int) -> Callable[[], Iterator]:
@@ -104,13 +103,8 @@ def main() -> int:
                 command += ['--case', pipeline, framework, str(size), str(data)]
                 output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
                 rows.append(row(pipeline, framework, size, json.loads(output.splitlines()[-1])))
-                print(', '.join(f'{key} {value}' for key, value in rows[-1].items()), flush=True)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    with arguments.out.open('w', newline='') as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(rows)
-    return 0 if all(row['ok'] for row in rows) else 1
+                say(rows[-1])
+    return write_table(arguments.out, rows)
 
 
 def row(pipeline: str, framework: str, size: int, found: dict[str, float]) -> dict:

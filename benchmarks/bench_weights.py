@@ -7,7 +7,6 @@ process's resident memory over what it was before the load, in units of the file
 """
 
 import argparse
-import csv
 import json
 import statistics
 import subprocess
@@ -15,10 +14,11 @@ import sys
 import tempfile
 from pathlib import Path
 
+from benchmarks.table import say, write_table
+
 LOADERS = ('linen', 'objax', 'nnx', 'timm')
 FORMATS = ('safetensors', 'pth')
 BARS = {'seconds': 1.5, 'peak': 2.2}  # of tf_efficientnet_b7 from safetensors into Linen on 2 cores
-FIELDS = ('model', 'format', 'loader', 'file_mb', 'seconds', 'worst_seconds', 'times_timm', 'peak_files', 'ok')
 
 # The program of one load: prints seconds and the growth of the peak, in files.
 PROGRAM = """
@@ -112,13 +112,8 @@ def main() -> int:
             for kind in FORMATS:
                 rows += rows_of(name, kind, Path(folder), arguments.rounds)
                 for row in rows[-len(LOADERS) :]:
-                    print(', '.join(f'{key} {value}' for key, value in row.items()), flush=True)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    with arguments.out.open('w', newline='') as file:
-        writer = csv.DictWriter(file, FIELDS, lineterminator='\n')
-        writer.writeheader()
-        writer.writerows(rows)
-    return 0 if all(row['ok'] for row in rows) else 1
+                    say(row)
+    return write_table(arguments.out, rows)
 
 
 if __name__ == '__main__':
