@@ -1,9 +1,13 @@
 """Several processes, on one machine or many: starting them, and putting together what each has found."""
 
 import argparse
+import socket
+import time
 from typing import Any
 
 import numpy as np
+
+START_SECONDS = 120  # that the processes may start apart
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +30,8 @@ def start(args: argparse.Namespace) -> None:
     if given != (None, None, None):
         if None in given:
             raise ValueError('--coordinator, --num-processes and --process-id go together')
-        if ':' not in args.coordinator:
+        port = args.coordinator.rpartition(':')[2]
+        if ':' not in args.coordinator or not port.isdecimal() or not 0 < int(port) < 2**16:
             raise ValueError(f'--coordinator {args.coordinator}: expected HOST:PORT')
         if not 0 <= args.process_id < args.num_processes:
             raise ValueError(f'--process-id {args.process_id}: expected 0 to {args.num_processes - 1}')
@@ -35,7 +40,22 @@ def start(args: argparse.Namespace) -> None:
     options: dict[str, Any] = {'coordinator_address': args.coordinator, 'num_processes': args.num_processes}
     # By default the coordinator listens on every interface of its machine.
     options |= {'coordinator_bind_address': args.coordinator} if args.process_id == 0 else {}
-    jax.distributed.initialize(**options, process_id=args.process_id, initialization_timeout=120)
+    if args.process_id:
+        wait_for(args.coordinator)
+    jax.distributed.initialize(**options, process_id=args.process_id, initialization_timeout=START_SECONDS)
+
+
+def wait_for(coordinator: str) -> None:
+    """Returns when process 0 listens; ConnectionError if it does not, where JAX would abort with a stack of C++."""
+    host, _, port = coordinator.rpartition(':')
+    until = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            return socket.create_connection((host.strip('[]'), int(port)), timeout=5).close()
+        except OSError as error:
+            if time.monotonic() > until:
+                raise ConnectionError(f'--coordinator {coordinator}: process 0 cannot be reached ({error})') from error
+        time.sleep(0.5)
 
 
 def gather(arrays: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
@@ -59,11 +79,11 @@ def gather(arrays: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
 
 def gather_texts(texts: list[str]) -> list[list[str]]:
     """The texts of all processes, in their order."""
-    encoded = [text.encode() for text in texts]
+    encoded = [text.encode(errors='surrogateescape') for text in texts]
     own = max(map(len, encoded), default=0)
     width = max(int(found['width'][0]) for found in gather({'width': np.array([own])}))
     rows = np.frombuffer(b''.join(text.ljust(width, b'\0') for text in encoded), np.uint8)
     return [
-        [row.tobytes().rstrip(b'\0').decode() for row in found['text']]
+        [row.tobytes().rstrip(b'\0').decode(errors='surrogateescape') for row in found['text']]
         for found in gather({'text': rows.reshape(len(texts), width)})
     ]

@@ -63,6 +63,29 @@ def test_sets_are_recognised(place, kind, root):
     assert looks_like(str(root / place)) == kind
 
 
+def test_pytorch_takes_the_folders_beside_a_tfds_set(root):
+    (root / 'imagenet' / 'validation').mkdir()
+    assert looks_like(str(root / 'imagenet'), 'pt') == ('folder', '')
+    assert looks_like(str(root / 'imagenet'), 'tf') == ('tfds', 'imagenet2012')
+
+
+def test_the_official_archives_have_to_be_prepared(root):
+    (root / 'tars' / 'ILSVRC2012_img_val.tar').touch()
+    with pytest.raises(DataError, match=r"ImageNet's official archives; prepare them \(tfds build imagenet2012"):
+        looks_like(str(root / 'tars'))
+
+
+def test_image_folder_of_tfds_counts_in_natural_order(root):
+    for name in ('2', '10', '1'):
+        folder = root / 'numbers' / 'validation' / name
+        folder.mkdir(parents=True)
+        (folder / 'x.png').write_bytes(png())
+    stream = open_images(str(root / 'numbers'), 'tf', 'imagefolder')
+    assert stream.classes == ['1', '2', '10']
+    for name, _, label in stream.examples().as_numpy_iterator():
+        assert stream.classes[label] == name.decode().split('/')[-2]
+
+
 def test_several_tfds_sets_have_to_be_told_apart(root):
     with pytest.raises(DataError, match='holds the TFDS sets cifar, mnist; choose one with --dataset'):
         looks_like(str(root / 'two'))
@@ -140,6 +163,16 @@ CASES = {
     'name two splits': ['--dataset', 'a:train', '--split', 'validation'],
     '--predictions x.txt: expected a .csv file': ['--predictions', 'x.txt'],
     'no such file': ['--class-map', 'nowhere.txt'],
+    '--coordinator localhost:99999: expected HOST:PORT': [
+        '--coordinator',
+        'localhost:99999',
+        '--num-processes',
+        '2',
+        '--process-id',
+        '0',
+    ],
+    '/proc/report: cannot be written': ['--report', '/proc/report'],
+    '/proc/p.csv: cannot be written': ['--predictions', '/proc/p.csv'],
     'both name weights': ['--checkpoint', 'a', '--weights', 'b'],
 }
 

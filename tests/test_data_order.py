@@ -1,5 +1,6 @@
 """The data order, the padding of evaluation batches, and the index of a folder; no reader is imported."""
 
+import os
 import subprocess
 import sys
 
@@ -154,6 +155,17 @@ def test_classes_are_in_natural_order_as_timm_has_them(tmp_path):
 def test_validation_is_found_under_both_names(data, split):
     assert ClassFolder.open(data, split).root == data / 'val'
     assert ClassFolder.open(data / 'val', split).root == data / 'val'
+
+
+def test_links_are_followed_but_not_in_circles(data):
+    (data / 'train' / 'cat' / 'back').symlink_to(data / 'train' / 'cat', target_is_directory=True)
+    (data / 'train' / 'cat' / 'other').symlink_to(data / 'val' / 'dog', target_is_directory=True)
+    (data / 'train' / 'cat' / 'gone.png').symlink_to(data / 'nowhere.png')
+    os.mkfifo(data / 'train' / 'cat' / 'pipe.png')
+    (data / 'train' / 'cat' / 'folder.png').mkdir()
+    folder = ClassFolder.open(data / 'train')
+    names = [os.path.relpath(path, folder.root / 'cat') for path in folder.paths if '/cat/' in path]
+    assert names == ['deep/x.webp', 'gone.png', 'other/v.bmp']
 
 
 def test_class_order_can_be_given(data):

@@ -4,6 +4,8 @@
 # process.
 import timm.data  # isort: skip
 
+import os
+
 import numpy as np
 import pytest
 import tensorflow
@@ -249,6 +251,15 @@ def test_bad_images_are_named_or_skipped(reader, kind, spoilt):
             assert [fault.partition(':')[0].rpartition('/')[2] for fault in batches.faults] == sorted(BAD)
             images = np.concatenate([batch['image'] for batch in found])
             assert (images[mask][0] == images[mask][1]).all() and images[mask].any() and not images[~mask].any()
+
+
+def test_names_may_hold_any_bytes(tmp_path):
+    (tmp_path / 'a').mkdir()
+    with open(os.path.join(os.fsencode(tmp_path), b'a', b'\xff\xfe [x] 100%.jpg'), 'wb') as file:
+        picture(20, 20, seed=0).save(file, 'JPEG')
+    folder = ClassFolder.open(tmp_path)
+    ours, theirs = (next(iter(reader.evaluation_batches(folder, SETTINGS[3], 1)))['image'] for reader in (pt, tf))
+    assert (ours == theirs).all() and ours.any()
 
 
 def test_a_bad_image_of_a_worker_is_named(spoilt):

@@ -107,7 +107,7 @@ def test_real_labels_agree_in_both_readers(imagenet, weights, tmp_path):
     given = ('--real-labels', imagenet / 'real.json')
     one = row('linen', 'tf', weights, imagenet / 'tfds', *given, folder=tmp_path)
     other = row('linen', 'pt', weights, imagenet / 'folders', *given, folder=tmp_path)
-    assert figures(one) == figures(other) and one['labels'] == 'real'
+    assert figures(one) == figures(other) and one['labels'].startswith('real ')
     real = json.loads((imagenet / 'real.json').read_text())
     assert one['images'] == sum(bool(labels) for labels in real[:IMAGES]) < IMAGES
 
@@ -155,6 +155,14 @@ def test_bad_images_are_fatal_or_skipped_and_counted(imagenet, weights, tmp_path
         assert f'skipped: {spoilt}' in captured.err and f'{IMAGES - 1} images, 1 skipped' in captured.out
 
 
+def test_a_set_without_a_readable_image_is_an_error(tmp_path, capfd):
+    (tmp_path / 'a').mkdir()
+    (tmp_path / 'a' / 'x.jpg').write_bytes(b'no image')
+    argv = [str(tmp_path), '--model', MODEL, '--no-pretrained', '--img-size', SIZE, '--on-bad-image', 'skip']
+    assert validate.main('linen', 'pt', argv) == 2
+    assert 'none of the 1 images can be read' in capfd.readouterr().err
+
+
 def test_a_rerun_goes_on_at_the_first_missing_model(imagenet, tmp_path, capsys):
     file = tmp_path / 'rows.csv'
     data = [str(imagenet / 'folders'), '--no-pretrained', '--img-size', SIZE, '--results-file', str(file)]
@@ -165,6 +173,10 @@ def test_a_rerun_goes_on_at_the_first_missing_model(imagenet, tmp_path, capsys):
     assert file.read_text().startswith(before) and file.read_text().count('\n') == 3
     assert validate.main('linen', 'pt', [*data, '--model', 'pt_mnasnet_small', '--crop-pct', '1']) == 0
     assert file.read_text().count('\n') == 4  # another measurement
+    predictions = tmp_path / 'predictions.csv'
+    assert validate.main('linen', 'pt', [*data, '--model', 'pt_mnasnet_small', '--predictions', str(predictions)]) == 0
+    assert predictions.read_text().count('\n') == IMAGES + 1 and file.read_text().count('\n') == 4
+    assert validate.main('linen', 'pt', [*data, '--model', 'pt_mnasnet_*', '--predictions', str(predictions)]) == 2
 
 
 def test_one_model_that_fails_does_not_stop_the_others(imagenet, tmp_path, capfd):

@@ -43,7 +43,7 @@ def test_a_class_map_comes_first(tmp_path):
         Labels.match(['x', 'z'], 5, found)
 
 
-@pytest.mark.parametrize('content', ['', '[1, 2]', '{"a": "b"}', '{'])
+@pytest.mark.parametrize('content', ['', '[1, 2]', '{"a": "b"}', '{', '{"a": -1}', '{"a": 2.7}', '{}'])
 def test_bad_class_maps_are_named(content, tmp_path):
     path = tmp_path / 'map.json'
     path.write_text(content)
@@ -70,6 +70,7 @@ def test_answers_can_be_restricted(tmp_path):
     [
         (['a', 'b', 'c'], 2, None, 'the data has 3 classes, but the model knows only 2'),
         (['a', 'z'], ['a', 'b'], None, "the model does not know 1 of 2 classes of the data, such as 'z'"),
+        ([*synsets()[:3], 'n99999999'], 1000, None, "ImageNet does not know 1 of 4 classes .*'n99999999'"),
         (['a'], 10, 'imagenet-a', 'needs a model of ImageNet, this one has 10 classes'),
         (synsets()[:2], 1000, 'imagenet-a', 'leaves out class 0, which is in the data'),
         (['a'], 10, 'nowhere.txt', r'nowhere\.txt: no such file; allowed: imagenet-a, imagenet-r, present'),

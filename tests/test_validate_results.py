@@ -45,6 +45,8 @@ def test_a_row_cut_off_by_a_crash_is_measured_again(tmp_path):
     assert file.has(ROW) and not file.has({**ROW, 'model': 'other'})
     file.add({**ROW, 'model': 'other'})
     assert path.read_text() == whole
+    path.write_text(whole[:-1])  # complete, but for the end of the line, which an editor may take
+    assert ResultsFile(path).has({**ROW, 'model': 'other'}) and path.read_text() == whole
     path.write_text(whole[:10])  # cut off in the head
     ResultsFile(path).add(ROW)
     assert path.read_text() == '\n'.join(whole.split('\n')[:2]) + '\n'
@@ -56,6 +58,8 @@ def test_a_row_cut_off_by_a_crash_is_measured_again(tmp_path):
         ('rows.txt', None, 'must end in .csv or .json'),
         ('none/rows.csv', None, 'there is no folder'),
         ('rows.csv', 'a,b\n1,2\n', 'exists with other columns'),
+        ('rows.csv', 'a,b\n1,2\n3,4', 'exists with other columns'),
+        ('rows.csv', 'model,top1,\xe9', 'exists with other columns'),
         ('rows.json', '{}', 'is not a list of such rows'),
         ('rows.json', '[{"a": 1}]', 'is not a list of such rows'),
         ('rows.json', '[', 'is not a list of such rows'),

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -88,9 +88,19 @@ def split_folder(data: Path, split: str | None) -> Path:
 
 def image_paths(folder: Path) -> list[str]:
     """The sorted paths of all images below a folder."""
-    return sorted(
-        os.path.join(parent, name)
-        for parent, _, names in os.walk(folder, followlinks=True)
-        for name in names
-        if name.lower().endswith(EXTENSIONS) and not name.startswith('.')  # macOS leaves ._name beside a file
-    )
+    return sorted(found_images(folder, frozenset()))
+
+
+def found_images(folder: str | os.PathLike, parents: frozenset[str]) -> Iterator[str]:
+    """The paths of all images below a folder; links are followed, unless they lead back to a folder above."""
+    real = os.path.realpath(folder)
+    if real in parents:
+        return
+    for entry in os.scandir(folder):
+        if entry.name.startswith('.'):  # macOS leaves ._name beside a file
+            continue
+        if entry.is_dir():
+            yield from found_images(entry.path, parents | {real})
+        # A link that leads nowhere is a fault of the set, to be named when it is read.
+        elif entry.name.lower().endswith(EXTENSIONS) and (entry.is_file() or entry.is_symlink()):
+            yield entry.path

@@ -5,6 +5,9 @@ Images lie as they are stored: like timm and the TensorFlow releases, nothing he
 
 import io
 import os
+import re
+import struct
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,6 +32,7 @@ from jeffnet.data.source import DataError
 
 FILTERS = {'bicubic': Image.Resampling.BICUBIC, 'bilinear': Image.Resampling.BILINEAR}
 TABLE_SIZE = 1024  # steps per pixel of TensorFlow's table of bicubic weights
+PNG = b'\x89PNG\r\n\x1a\n'
 DEEP_GREY = ('I', 'I;16', 'I;16L', 'I;16B', 'I;16N')
 
 
@@ -53,7 +57,9 @@ def readable(name: str) -> Iterator[None]:
     except DataError:
         raise
     except (OSError, ValueError, SyntaxError, IndexError, Image.DecompressionBombError) as error:  # plug-ins raise any
-        raise DataError(f'{name}: cannot be read as an image ({error})') from error
+        cause = str(error).replace('cannot identify image file', 'no image format that is known')
+        cause = re.sub(r' <_io\.BytesIO object at \w+>', '', cause)  # another one in each run
+        raise DataError(f'{name}: cannot be read as an image ({cause})') from error
 
 
 def evaluation_image(data: bytes, preprocessing: Preprocessing) -> np.ndarray:
@@ -76,11 +82,23 @@ def decode(data: bytes, in_chans: int = 3) -> Image.Image:
 
 def opened(data: bytes) -> Image.Image:
     """An encoded image, its pixels not yet decoded."""
-    image = Image.open(io.BytesIO(data))
-    if image.format != 'PNG':
-        return image
-    image.verify()  # Pillow stops reading with the last row and would miss a damaged end, TensorFlow does not
+    if data.startswith(PNG):
+        check_png(data)
     return Image.open(io.BytesIO(data))
+
+
+def check_png(data: bytes) -> None:
+    """Raises ValueError for a damaged chunk; Pillow stops with the last row and would miss it, TensorFlow does not."""
+    place = len(PNG)
+    while place + 12 <= len(data):
+        size, kind = struct.unpack('>I4s', data[place : place + 8])
+        end = place + 8 + size
+        if kind[:1].isupper() and data[end : end + 4] != struct.pack('>I', zlib.crc32(data[place + 4 : end])):
+            raise ValueError(f'bad checksum of its {kind.decode("ascii", "replace")} chunk')
+        if kind == b'IEND':
+            return
+        place = end + 4
+    raise ValueError('the file is cut off')
 
 
 def to_colours(image: Image.Image, in_chans: int) -> Image.Image:

@@ -17,7 +17,7 @@ def open_images(data: str, pipeline: str, dataset: str | None = None, split: str
     `dataset` says what DATA is (see `KINDS`; a bare NAME is a TFDS set, `NAME:SPLIT` too), None: what it looks like.
     Raises FileNotFoundError or DataError for what is not there or not usable, ValueError for another `dataset`.
     """
-    kind, name, asked = parsed(dataset) if dataset else (*looks_like(data), None)
+    kind, name, asked = parsed(dataset) if dataset else (*looks_like(data, pipeline), None)
     if not data and not (kind == 'hfds' and name):  # a set of the hub lies in no folder
         raise ValueError('DATA is missing: a folder of class folders, the parent of its validation/, tar files, ...')
     if asked and split and asked != split:
@@ -83,8 +83,11 @@ def described(kind: str, name: str) -> str:
     return {'tfds': f'a TFDS set{" " + name if name else ""}', 'tfrecord': 'a set of TFRecord files'}.get(kind, kind)
 
 
-def looks_like(data: str) -> tuple[str, str]:
-    """(kind, name) of what lies at DATA; class folders if nothing else is recognised."""
+def looks_like(data: str, pipeline: str = 'tf') -> tuple[str, str]:
+    """(kind, name) of what lies at DATA; class folders if nothing else is recognised.
+
+    The `pt` reader takes a validation folder that lies beside what only TensorFlow reads.
+    """
     folder = Path(data)
     if folder.is_file() or not folder.exists():
         is_tar = '.tar' in folder.name and (folder.is_file() or bool(set(data) & set('{*?[')))
@@ -93,6 +96,8 @@ def looks_like(data: str) -> tuple[str, str]:
         return 'tfds', ''
     if (folder / 'state.json').is_file() or (folder / 'dataset_dict.json').is_file():
         return 'hfds', ''
+    if pipeline == 'pt' and any((folder / name).is_dir() for name in SYNONYMS['validation']):
+        return 'folder', ''
     prepared = prepared_sets(folder)
     if 'imagenet2012' in prepared or (folder / 'imagenet2012').is_dir():
         return 'tfds', 'imagenet2012'
@@ -101,6 +106,9 @@ def looks_like(data: str) -> tuple[str, str]:
     if prepared:
         return 'tfds', prepared[0]
     files = [entry.name for entry in os.scandir(folder) if entry.is_file()]
+    if 'ILSVRC2012_img_val.tar' in files:
+        command = f'tfds build imagenet2012 --data_dir OTHER_FOLDER --manual_dir {data}'
+        raise DataError(f"{data}: holds ImageNet's official archives; prepare them ({command}) and give OTHER_FOLDER")
     if any(name.endswith('.tar') for name in files):
         return 'tar', ''
     if any(glob.glob(f'{glob.escape(data)}/{split}-*-of-*') for split in ('train', *SYNONYMS)):

@@ -4,7 +4,9 @@ Workers read with Pillow. Neither this module nor what it imports loads jax or t
 """
 
 import multiprocessing
+import multiprocessing.connection
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from itertools import count
 from typing import Any
@@ -109,7 +111,21 @@ def data_loader(images: Images, steps: Iterable[list[tuple[int, int]]], workers:
         if start == 'forkserver':  # one process imports what all workers need
             multiprocessing.set_forkserver_preload([__name__])
         options |= {'num_workers': workers, 'persistent_workers': True, 'multiprocessing_context': start}
+        options['worker_init_fn'] = end_with_parent
     return DataLoader(images, **options)
+
+
+def end_with_parent(worker: int) -> None:
+    """Ends this worker when the main process is gone, however it ended; PyTorch itself watches the fork server only."""
+    parent = multiprocessing.parent_process()
+    if parent is None:
+        return
+
+    def watch():
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 class Collate:

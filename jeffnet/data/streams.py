@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from jeffnet.data.folder import SYNONYMS
+from jeffnet.data.folder import SYNONYMS, natural
 from jeffnet.data.order import WHOLE, Shard
 from jeffnet.data.source import DataError
 from jeffnet.data.tf_import import tf
@@ -41,7 +41,7 @@ class Stream(ABC):
 
     def name(self, index: int) -> str:
         """What messages call this image; slow, as is `read`."""
-        return self.one(index)[0].decode()
+        return os.fsdecode(self.one(index)[0])
 
     def read(self, index: int) -> bytes:
         """The image file's content."""
@@ -66,11 +66,14 @@ class TfdsSplit(Stream):
         features = dict(builder.info.features or {})
         # imagenet2012_real has two kinds of labels.
         labels = [name for name in ('label', 'original_label') if hasattr(features.get(name), 'names')]
-        if 'image' not in features or not labels:
-            held = ', '.join(features) or 'nothing'
-            raise DataError(f'TFDS set {builder.name!r} holds {held}; expected the features image and label')
+        if type(features.get('image')).__name__ != 'Image' or not labels:
+            held = ', '.join(f'{name} ({type(feature).__name__})' for name, feature in features.items()) or 'nothing'
+            raise DataError(f'TFDS set {builder.name!r} holds {held}; expected image (Image) and label (ClassLabel)')
         self.label = labels[0]
-        self.classes = list(features[self.label].names)
+        names = list(features[self.label].names)
+        # tfds.ImageFolder sorts as text; here as everywhere, '2' comes before '10'.
+        self.classes = sorted(names, key=natural) if type(builder).__name__ == 'ImageFolder' else names
+        self.class_of = np.array([self.classes.index(name) for name in names], np.int32)
         self.size = builder.info.splits[self.split].num_examples
 
     @staticmethod
@@ -109,7 +112,7 @@ class TfdsSplit(Stream):
     def parts(self, example: dict[str, Any]) -> tuple[Any, Any, Any]:
         """(name, encoded bytes, label) of one example."""
         name = next(example[key] for key in (*NAMES, 'tfds_id') if key in example)
-        return name, example['image'], tf.cast(example[self.label], tf.int32)
+        return name, example['image'], tf.gather(self.class_of, example[self.label])
 
 
 def open_tfds(data_dir: str | os.PathLike, dataset: str, split: str = 'validation') -> TfdsSplit:
@@ -120,7 +123,7 @@ def open_tfds(data_dir: str | os.PathLike, dataset: str, split: str = 'validatio
         builder: Any = tfds.builder(dataset, data_dir=os.fspath(data_dir))
     except (tfds.core.DatasetNotFoundError, ValueError) as error:
         raise DataError(f'{data_dir}: no TFDS set {dataset!r} ({str(error).splitlines()[0]})') from None
-    except (RuntimeError, OSError, tf.errors.OpError) as error:  # TFDS wraps what a file system says
+    except Exception as error:  # a file system or a damaged description can end in any
         cause = str(error.__cause__ or error).splitlines()[0]
         raise DataError(f'{data_dir}: TFDS set {dataset!r} cannot be opened ({cause})') from error
     if not list(builder.info.splits):

@@ -1,5 +1,6 @@
 """The tf.data reader: a `Source` or a `Stream` in, numpy batches out, the same pixels as `jeffnet.data.pt`."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -55,7 +56,7 @@ class Feed:
 
 def feed_of(source: Source, indices: np.ndarray) -> Feed:
     """These images of a set, in this order."""
-    names, labels = [source.name(int(i)) for i in indices], np.asarray(source.labels)[indices]
+    names, labels = [os.fsencode(source.name(int(i))) for i in indices], np.asarray(source.labels)[indices]
     references = names if isinstance(source, ClassFolder) else indices
     return Feed(lambda: tf.data.Dataset.from_tensor_slices((names, references, labels)), loader(source))
 
@@ -110,7 +111,7 @@ class Pass:
         except tf.errors.OpError as cause:  # the records themselves
             raise DataError(f'TensorFlow cannot read the data set: {cause.message}') from None
         for row, example in enumerate(examples):
-            names.append(example[0].numpy().decode())
+            names.append(os.fsdecode(example[0].numpy()))
             try:
                 image, label, _ = next(tf.data.Dataset.from_tensors(example).map(self.prepare).as_numpy_iterator())
             except tf.errors.OpError as cause:
@@ -142,7 +143,7 @@ class Pass:
 
 def decoded(names: np.ndarray) -> list[str]:
     """The names of a batch."""
-    return [name.decode() for name in names]
+    return [os.fsdecode(name) for name in names]
 
 
 def training_batches(
@@ -163,7 +164,7 @@ def training_batches(
     load, labels = loader(source), np.asarray(source.labels)
 
     def references(index):
-        return [source.paths[i] for i in index] if isinstance(source, ClassFolder) else index
+        return [os.fsencode(source.paths[i]) for i in index] if isinstance(source, ClassFolder) else index
 
     def steps():
         for step in count(start_step):

@@ -1,6 +1,8 @@
 """The arguments of all validate scripts."""
 
 import argparse
+import errno
+import os
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +89,21 @@ def check_outputs(args: argparse.Namespace) -> None:
         raise ValueError(f'--predictions {args.predictions}: expected a .csv file in a folder that exists')
     if args.report and args.report.exists() and not args.report.is_dir():
         raise ValueError(f'--report {args.report}: is a file; give a folder, or a name for a new one')
+    for path, make in ((args.predictions, touch), (args.report, make_folder)):
+        try:
+            if path:
+                make(path)
+        except OSError as error:
+            raise ValueError(f'{path}: cannot be written ({error.strerror})') from error
+
+
+def touch(path: Path) -> None:
+    """Opens a file for writing, and leaves it as it is."""
+    path.open('a').close()
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder in which a file can be written."""
+    path.mkdir(parents=True, exist_ok=True)
+    if not os.access(path, os.W_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))

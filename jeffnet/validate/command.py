@@ -4,6 +4,7 @@ Nothing heavy is imported at the top: DataLoader workers import the script again
 """
 
 import argparse
+import hashlib
 import sys
 import time
 from dataclasses import dataclass, field
@@ -50,7 +51,10 @@ def run(framework: str, pipeline: str, argv: list[str] | None) -> int:
         jobs, classes = plan(args)
         if args.predictions and len(jobs) > 1:
             raise ValueError(f'--predictions: takes one model, {len(jobs)} match --model {args.model}')
-        validation = Validation.prepare(args, args.framework or framework, pipeline, classes)
+        distributed.start(args)
+        from jeffnet.validate.processes import together
+
+        validation = together(lambda: Validation.prepare(args, args.framework or framework, pipeline, classes))
     status = 0
     for job in jobs:
         try:
@@ -63,6 +67,11 @@ def run(framework: str, pipeline: str, argv: list[str] | None) -> int:
             status = max(status, stop(f'{job.model}: {error}', 1))
         free_programs()
     return status
+
+
+def file_word(word: str, path: Path) -> str:
+    """A word and the hash of the file that it stands for, if there is one."""
+    return f'{word} {hashlib.sha256(path.read_bytes()).hexdigest()[:8]}' if path.is_file() else word
 
 
 def free_programs() -> None:
@@ -94,11 +103,11 @@ class Validation:
         cls, args: argparse.Namespace, framework: str, pipeline: str, classes: list[str] | None
     ) -> 'Validation':
         """Checks whatever can be checked before a model is built; raises what the input is to blame for."""
-        distributed.start(args)
         import jax
 
         shard = Shard(jax.process_index(), jax.process_count())
-        check_outputs(args)
+        if shard.rank == 0:
+            check_outputs(args)
         results = ResultsFile(args.results_file) if args.results_file and shard.rank == 0 else None
         class_map = read_class_map(args.class_map) if args.class_map else None
         real = real_labels(args.real_labels) if args.real_labels else None
@@ -163,6 +172,8 @@ class Validation:
         if counted + len(faults) != size:
             raise RuntimeError(f'{job.model}: {counted} images were counted and {len(faults)} skipped, of {size}')
         self.say_faults(faults)
+        if not counted:
+            raise DataError(f'{self.args.data}: none of the {size} images can be read')
         times = {
             'seconds': round(seconds, 2),
             'compile_seconds': round(compiled - start, 2),
@@ -184,7 +195,12 @@ class Validation:
         return self.batches[1]
 
     def is_done(self, identity: dict[str, Any], weights: str | None = None) -> bool:
-        """Whether the results file has this row; process 0, which keeps the file, decides for all."""
+        """Whether the results file has this row, and nothing else is to be written.
+
+        Process 0, which keeps the file, decides for all.
+        """
+        if self.args.report or self.args.predictions:
+            return False
         has = self.results is not None and self.results.has(identity, weights)
         return bool(distributed.gather({'has': np.array([has])})[0]['has'][0])
 
@@ -202,9 +218,12 @@ class Validation:
         """What makes a row the same measurement as another."""
         args, preprocessing = self.args, job.preprocessing
         words = [
-            'real' if self.real else 'original', args.valid_labels, args.class_map and f'map {args.class_map}',
-        ]  # fmt: skip
-        data = [str(Path(args.data).resolve()) if Path(args.data).exists() else args.data, args.dataset, args.split]
+            file_word('real', args.real_labels) if self.real else 'original',
+            args.valid_labels and file_word(args.valid_labels, Path(args.valid_labels)),
+            args.class_map and file_word('map', args.class_map),
+        ]
+        place = str(Path(args.data).resolve()) if Path(args.data).exists() else args.data
+        data = [place, args.dataset, args.split, f'({len(self.images)} images)']
         return {
             'model': job.model, 'framework': self.framework, 'pipeline': self.pipeline, 'dtype': args.dtype,
             'img_size': 'x'.join(map(str, dict.fromkeys(preprocessing.image_size))),
@@ -251,7 +270,7 @@ class Validation:
 
     def write(self, job: Job, row: dict, outcome: Outcome, names: dict[int, str], classes: list[str]) -> None:
         """Adds the row to the results file, and writes the other outputs that were asked for."""
-        if self.results:
+        if self.results and not self.results.has(row, row['weights']):
             self.results.add(row)
         named = partial(self.name, names=names)
         if self.args.predictions:

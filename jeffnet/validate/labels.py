@@ -1,9 +1,11 @@
 """Which class of the model a label of the data means, and what counts as right."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -42,7 +44,7 @@ class Labels:
                 raise DataError(f'the class map goes up to class {found.max()}, the model has {count}')
         elif not isinstance(model, int):
             found = by_name(data, {name: i for i, name in enumerate(model)}, 'the model')
-        elif count == len(synsets()) and set(data) <= set(synsets()):
+        elif count == len(synsets()) and all(re.fullmatch(r'n\d{8}', name) for name in data):
             found = by_name(data, {name: i for i, name in enumerate(synsets())}, 'ImageNet')
         elif len(data) > count:
             raise DataError(f'the data has {len(data)} classes, but the model knows only {count}')
@@ -78,7 +80,8 @@ def valid_classes(valid: str | None, found: np.ndarray, count: int) -> np.ndarra
     else:
         allowed = np.unique(read_numbers(Path(valid)))
     if allowed.min() < 0 or allowed.max() >= count:
-        raise DataError(f'--valid-labels {valid}: names class {allowed.max()}, the model has {count}')
+        wrong = allowed.min() if allowed.min() < 0 else allowed.max()
+        raise DataError(f'--valid-labels {valid}: names class {wrong}, the model has 0 to {count - 1}')
     missing = np.setdiff1d(found, allowed)
     if len(missing):
         raise DataError(f'--valid-labels {valid}: leaves out class {missing[0]}, which is in the data')
@@ -105,7 +108,7 @@ def read_class_map(path: Path) -> dict[str, int]:
         raise DataError(f'--class-map {path}: no such file')
     try:
         if path.suffix == '.json':
-            return {str(name): int(number) for name, number in json.loads(path.read_text()).items()}
+            return checked_map({str(name): number for name, number in json.loads(path.read_text()).items()})
         lines = [line.strip() for line in path.read_text().splitlines() if line.strip()]
         pairs = [line.rsplit(maxsplit=1) for line in lines]
         if all(len(pair) == 2 and pair[1].isdecimal() for pair in pairs):
@@ -117,6 +120,16 @@ def read_class_map(path: Path) -> dict[str, int]:
     if len(found) != len(lines) or not found:
         raise DataError(f'--class-map {path}: is empty, or names a class twice')
     return found
+
+
+def checked_map(numbers: dict[str, Any]) -> dict[str, int]:
+    """The map itself; ValueError for what is no class number."""
+    for name, number in numbers.items():
+        if type(number) is not int or number < 0:
+            raise ValueError(f'{name!r} has {number!r}')
+    if not numbers:
+        raise ValueError('it is empty')
+    return numbers
 
 
 def readable_names(data: Sequence[str], model: Sequence[str] | int) -> list[str]:

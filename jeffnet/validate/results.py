@@ -43,15 +43,18 @@ class ResultsFile:
 
     def found(self) -> list[dict[str, Any]]:
         """The rows in the file; a row that a crash cut off is removed from it."""
-        text = self.path.read_text(encoding='utf-8')
+        content = self.path.read_text(encoding='utf-8', errors='replace')
         if self.path.suffix == '.json':
-            return json_rows(self.path, text)
-        if text and not text.endswith('\n'):
-            text = text[: text.rfind('\n') + 1]
-            replace(self.path, text)
-        if text and text.partition('\n')[0] != ','.join(COLUMNS):
+            return json_rows(self.path, content)
+        head = ','.join(COLUMNS)
+        if not head.startswith(content.partition('\n')[0]) or (len(content) > len(head) and content[len(head)] != '\n'):
             raise ValueError(f'--results-file {self.path}: exists with other columns; give another name')
-        return list(csv.DictReader(io.StringIO(text)))
+        if content and not content.endswith('\n'):
+            whole, _, last = content.rpartition('\n')
+            is_row = whole and len(next(csv.reader([last]), [])) == len(COLUMNS)  # an editor took the end of the line
+            content = f'{content}\n' if is_row else f'{whole}\n' if whole else ''
+            replace(self.path, content)
+        return list(csv.DictReader(io.StringIO(content)))
 
     def has(self, identity: Mapping[str, Any], weights: str | None = None) -> bool:
         """Whether a row of this identity is there, and of these weights if they are given."""
@@ -117,7 +120,7 @@ def weights_hash(flat: Mapping[str, Any]) -> str:
 def write_predictions(path: Path, outcome: Outcome, name: Callable[[int], str]) -> None:
     """A CSV file of the answers on every image that was read, in the order of the set."""
     count = outcome.top.shape[1]
-    with path.open('w', encoding='utf-8', newline='') as file:
+    with path.open('w', encoding='utf-8', errors='backslashreplace', newline='') as file:
         writer = csv.writer(file, lineterminator='\n')
         writer.writerow(['image', 'label', *(f'top{k + 1}' for k in range(count)), 'confidence', 'loss'])
         for index in np.flatnonzero(outcome.read):
