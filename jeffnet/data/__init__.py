@@ -1,4 +1,7 @@
-"""Reading images: preprocessing as data, class folders, the data order, and two readers with the same two functions.
+"""Reading images: preprocessing as data, sets of images, the data order, and two readers with the same two functions.
+
+Sets are class folders, tar archives, Hugging Face datasets (`Source`), TFDS sets and TFRecord files (`Stream`);
+`jeffnet.data.opening` finds out which.
 
 `jeffnet.data.tf` reads with tf.data, `jeffnet.data.pt` with PyTorch's DataLoader and Pillow. Neither is imported here:
 a process loads only the reader it uses, since TensorFlow followed by torchvision aborts the process.
