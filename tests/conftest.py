@@ -7,7 +7,7 @@ import time
 
 import numpy as np
 import pytest
-import timm  # noqa: F401
+import timm  # noqa: F401  for its place in the order of imports
 import torch
 from safetensors.numpy import save_file
 

@@ -71,7 +71,7 @@ def test_pytorch_takes_the_folders_beside_a_tfds_set(root):
 
 def test_the_official_archives_have_to_be_prepared(root):
     (root / 'tars' / 'ILSVRC2012_img_val.tar').touch()
-    with pytest.raises(DataError, match=r"ImageNet's official archives; prepare them \(tfds build imagenet2012"):
+    with pytest.raises(DataError, match=r"ImageNet's official archives; prepare them \(python -c"):
         looks_like(str(root / 'tars'))
 
 
@@ -119,7 +119,7 @@ def test_faults_are_said(root):
     fails(DataError, 'a TFDS set mnist is read by the tf_ scripts only', str(root / 'prepared'), 'pt')
     fails(DataError, 'a set of TFRecord files is read by the tf_ scripts only', str(root / 'records'), 'pt')
     fails(DataError, r'holds no record files validation-\*-of-\*', str(root / 'records'), 'tf')
-    fails(DataError, "'imagenet2012' is not prepared; prepare it: tfds build imagenet2012 --data_dir .* --manual_dir",
+    fails(DataError, "'imagenet2012' is not prepared; prepare it: python -c .*builder..imagenet2012.*manual_dir",
           str(root / 'imagenet'), 'tf')  # fmt: skip
     fails(FileNotFoundError, 'nowhere: no such folder; give the folder that holds mnist', str(root / 'nowhere'), 'tf',
           'mnist')  # fmt: skip

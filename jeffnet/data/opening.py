@@ -107,7 +107,7 @@ def looks_like(data: str, pipeline: str = 'tf') -> tuple[str, str]:
         return 'tfds', prepared[0]
     files = [entry.name for entry in os.scandir(folder) if entry.is_file()]
     if 'ILSVRC2012_img_val.tar' in files:
-        command = f'tfds build imagenet2012 --data_dir OTHER_FOLDER --manual_dir {data}'
+        command = prepare_command('imagenet2012', 'OTHER_FOLDER', data)
         raise DataError(f"{data}: holds ImageNet's official archives; prepare them ({command}) and give OTHER_FOLDER")
     if any(name.endswith('.tar') for name in files):
         return 'tar', ''
@@ -124,3 +124,10 @@ def prepared_sets(folder: Path) -> list[str]:
         for path in folder.glob(f'{depth}dataset_info.json')
     }
     return sorted(found)
+
+
+def prepare_command(dataset: str, data_dir: str | os.PathLike, manual_dir: str | None = None) -> str:
+    """The command that prepares a TFDS set; TFDS' own `tfds build` works only where apache_beam is installed too."""
+    config = f"download_config=tfds.download.DownloadConfig(manual_dir='{manual_dir}')" if manual_dir else ''
+    builder = f"tfds.builder('{dataset}', data_dir='{os.fspath(data_dir)}')"
+    return f'python -c "import tensorflow_datasets as tfds; {builder}.download_and_prepare({config})"'

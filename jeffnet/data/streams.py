@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from jeffnet.data.folder import SYNONYMS, natural
+from jeffnet.data.opening import prepare_command
 from jeffnet.data.order import WHOLE, Shard
 from jeffnet.data.source import DataError
 from jeffnet.data.tf_import import tf
@@ -133,10 +134,8 @@ def open_tfds(data_dir: str | os.PathLike, dataset: str, split: str = 'validatio
 
 def how_to_prepare(dataset: str, data_dir: str | os.PathLike) -> str:
     """The command that prepares a TFDS set."""
-    command = f'prepare it: tfds build {dataset} --data_dir {data_dir}'
-    if dataset.partition('/')[0].partition(':')[0] == 'imagenet2012':
-        command += ' --manual_dir FOLDER (the one of ILSVRC2012_img_train.tar and ILSVRC2012_img_val.tar)'
-    return command
+    is_imagenet = dataset.partition('/')[0].partition(':')[0] == 'imagenet2012'
+    return f'prepare it: {prepare_command(dataset, data_dir, "FOLDER_OF_THE_TWO_TAR_FILES" if is_imagenet else None)}'
 
 
 class TfRecords(Stream):
