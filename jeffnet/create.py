@@ -100,6 +100,8 @@ def _plan(
     drop_path_rate: float = 0.0,
     bn_eps: float | None = None,
     bn_momentum: float | None = None,
+    bn_group_size: int | None = None,
+    bn_frozen: bool = False,
     dtype: Any = jnp.float32,
     seed: int = 0,
     **overrides,
@@ -122,6 +124,9 @@ def _plan(
     _flag('strict', strict)
     _flag('use_ema', use_ema)
     given = _batch_norm(bn_eps, bn_momentum)
+    given |= {'bn_frozen': _flag('bn_frozen', bn_frozen)}
+    if bn_group_size is not None:
+        given['bn_group_size'] = _positive('bn_group_size', bn_group_size)
     policy = dataclasses.replace(FLAVOURS[info.flavour], dtype=_floating(dtype), **given)
     block = dataclasses.replace(whole, **chosen)
     if _flag('features_only', features_only):

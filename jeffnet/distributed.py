@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 START_SECONDS = 120  # that the processes may start apart
+HEARTBEAT_SECONDS = 30  # without a sign of life, after which a process counts as gone and the others end
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,6 +18,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument('--coordinator', metavar='HOST:PORT', help='of process 0, where the cluster is not known')
     group.add_argument('--num-processes', type=int, metavar='N')
     group.add_argument('--process-id', type=int, metavar='K', help='0 to N - 1')
+    group.add_argument('--start-timeout', type=int, metavar='SECONDS', default=START_SECONDS,
+                       help='that the processes may start apart (%(default)s)')  # fmt: skip
+    group.add_argument('--heartbeat-timeout', type=int, metavar='SECONDS', default=HEARTBEAT_SECONDS,
+                       help='without a sign of life, after which a process counts as gone (%(default)s)')  # fmt: skip
 
 
 def start(args: argparse.Namespace) -> None:
@@ -35,20 +40,24 @@ def start(args: argparse.Namespace) -> None:
             raise ValueError(f'--coordinator {args.coordinator}: expected HOST:PORT')
         if not 0 <= args.process_id < args.num_processes:
             raise ValueError(f'--process-id {args.process_id}: expected 0 to {args.num_processes - 1}')
+    for name in ('start_timeout', 'heartbeat_timeout'):
+        if getattr(args, name) < 1:
+            raise ValueError(f'--{name.replace("_", "-")} {getattr(args, name)}: expected 1 or more')
     import jax
 
     options: dict[str, Any] = {'coordinator_address': args.coordinator, 'num_processes': args.num_processes}
+    options |= {'initialization_timeout': args.start_timeout, 'heartbeat_timeout_seconds': args.heartbeat_timeout}
     # By default the coordinator listens on every interface of its machine.
     options |= {'coordinator_bind_address': args.coordinator} if args.process_id == 0 else {}
     if args.process_id:
-        wait_for(args.coordinator)
-    jax.distributed.initialize(**options, process_id=args.process_id, initialization_timeout=START_SECONDS)
+        wait_for(args.coordinator, args.start_timeout)
+    jax.distributed.initialize(**options, process_id=args.process_id)
 
 
-def wait_for(coordinator: str) -> None:
+def wait_for(coordinator: str, seconds: float = START_SECONDS) -> None:
     """Returns when process 0 listens; ConnectionError if it does not, where JAX would abort with a stack of C++."""
     host, _, port = coordinator.rpartition(':')
-    until = time.monotonic() + START_SECONDS
+    until = time.monotonic() + seconds
     while True:
         try:
             return socket.create_connection((host.strip('[]'), int(port)), timeout=5).close()
@@ -87,3 +96,17 @@ def gather_texts(texts: list[str]) -> list[list[str]]:
         [row.tobytes().rstrip(b'\0').decode(errors='surrogateescape') for row in found['text']]
         for found in gather({'text': rows.reshape(len(texts), width)})
     ]
+
+
+def several() -> bool:
+    """Whether this process is one of several."""
+    import jax
+
+    return jax.process_count() > 1
+
+
+def rank() -> int:
+    """The number of this process."""
+    import jax
+
+    return jax.process_index()

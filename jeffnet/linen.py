@@ -113,3 +113,20 @@ def _taps(module, variables, x):
 def pure(module: nn.Module, variables: dict):
     """The forward pass as a pure function of variables and images, and the variables."""
     return module.apply, variables
+
+
+def functional(module: nn.Module, variables: dict):
+    """The network for a training loop: a pure function, and the flat parameters and statistics it takes.
+
+    `call(params, stats, x, key)` returns the output in training mode and the new statistics; without a key, the output
+    in evaluation mode and the same statistics.
+    """
+
+    def call(params, stats, x, key=None):
+        variables = {'params': unflatten_dict(params, sep='.'), 'batch_stats': unflatten_dict(stats, sep='.')}
+        if key is None:
+            return module.apply(variables, x), stats
+        out, changed = module.apply(variables, x, training=True, mutable=['batch_stats'], rngs={'dropout': key})
+        return out, {**stats, **flatten_dict(changed.get('batch_stats', {}), sep='.')}
+
+    return call, *(flatten_dict(variables.get(part, {}), sep='.') for part in ('params', 'batch_stats'))

@@ -91,11 +91,13 @@ def create_model(name: str, **options) -> nnx.Module:
 
 def flat_variables(model: nnx.Module) -> dict[str, jax.Array]:
     """Every parameter and statistic by flat name (`blocks_0_0.conv_dw.kernel`)."""
-    found = {}
-    for path, variable in nnx.to_flat_state(nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat))):
-        name = ''.join(f'_{part}' if isinstance(part, int) else f'.{part}' for part in path).lstrip('.')
-        found[name] = variable.get_value()
-    return found
+    variables = nnx.to_flat_state(nnx.state(model, nnx.Any(nnx.Param, nnx.BatchStat)))
+    return {_flat(path): variable.get_value() for path, variable in variables}
+
+
+def _flat(path) -> str:
+    """The flat name of a variable at this path."""
+    return ''.join(f'_{part}' if isinstance(part, int) else f'.{part}' for part in path).lstrip('.')
 
 
 def intermediates(model: nnx.Module, x, variables=None) -> dict[str, jax.Array]:
@@ -114,3 +116,29 @@ def pure(model: nnx.Module, variables=None):
     """The forward pass as a pure function of variables and images, and the variables as they are now."""
     graph, state = nnx.split(model)
     return lambda state, x: nnx.merge(graph, state)(x), state
+
+
+def functional(model: nnx.Module, variables=None):
+    """The network for a training loop: a pure function, and the flat parameters and statistics it takes.
+
+    `call(params, stats, x, key)` returns the output in training mode and the new statistics; without a key, the output
+    in evaluation mode and the same statistics.
+    """
+    graph, kept = nnx.split(model)
+    kept = nnx.to_flat_state(kept)
+
+    def call(params, stats, x, key=None):
+        values, stream = {**params, **stats}, 0
+        state = []
+        for path, variable in kept:
+            if isinstance(variable, nnx.RngKey) and key is not None:  # every dropout layer has a stream of its own
+                state.append((path, variable.replace(jax.random.fold_in(key, stream))))
+                stream += 1
+            else:
+                state.append((path, variable.replace(values.get(_flat(path), variable.get_value()))))
+        merged = nnx.merge(graph, nnx.from_flat_state(state))
+        out = merged(x, training=key is not None)
+        return out, {name: value for name, value in flat_variables(merged).items() if name in stats}
+
+    parts = (nnx.to_flat_state(nnx.state(model, kind)) for kind in (nnx.Param, nnx.BatchStat))
+    return call, *({_flat(path): variable.get_value() for path, variable in part} for part in parts)

@@ -70,12 +70,13 @@ def create_model(name: str, **options) -> objax.Module:
 
 def flat_variables(model: objax.Module) -> dict[str, jax.Array]:
     """Every parameter and statistic by flat name (`blocks_0_0.conv_dw.kernel`)."""
-    found = {}
-    for key, variable in model.vars().items():
-        if not isinstance(variable, objax.RandomState):
-            name = re.sub(r'\[(\d+)\]', r'_\1', re.sub(r'\([^)]*\)', '', key)).lstrip('.')
-            found[name] = variable.value
-    return found
+    variables = model.vars().items()
+    return {_flat(key): v.value for key, v in variables if not isinstance(v, objax.RandomState)}
+
+
+def _flat(key: str) -> str:
+    """The flat name of a variable that Objax calls `key`."""
+    return re.sub(r'\[(\d+)\]', r'_\1', re.sub(r'\([^)]*\)', '', key)).lstrip('.')
 
 
 def intermediates(model: objax.Module, x, variables=None) -> dict[str, jax.Array]:
@@ -93,12 +94,17 @@ def _taps(model, tensors, x):
 
 def _call(model, tensors, x):
     """The model's output with these tensors for its variables, which keep theirs."""
+    return _called(model, tensors, x)[0]
+
+
+def _called(model, tensors, x, **mode):
+    """The model's output with these tensors for its variables, which keep theirs, and what became of the tensors."""
     kept = model.vars()
     with _tracing:
         original = kept.tensors()
         try:
             kept.assign(tensors)
-            return model(x)
+            return model(x, **mode), kept.tensors()
         finally:
             kept.assign(original)
 
@@ -106,3 +112,25 @@ def _call(model, tensors, x):
 def pure(model: objax.Module, variables=None):
     """The forward pass as a pure function of variables and images, and the variables as they are now."""
     return functools.partial(_call, model), model.vars().tensors()
+
+
+def functional(model: objax.Module, variables=None):
+    """The network for a training loop: a pure function, and the flat parameters and statistics it takes.
+
+    `call(params, stats, x, key)` returns the output in training mode and the new statistics; without a key, the output
+    in evaluation mode and the same statistics.
+    """
+    kept = model.vars()
+    flat = {id(v): _flat(key) for key, v in kept.items() if not isinstance(v, objax.RandomState)}
+    names = [flat.get(id(v)) for v in kept]  # each variable once, as `tensors` and `assign` have them
+    random_state = kept.tensors()  # of the generator that all layers share; unused in evaluation mode
+
+    def call(params, stats, x, key=None):
+        values = {**params, **stats}
+        seed = random_state if key is None else [jax.random.key_data(key)] * len(names)
+        tensors = [seed[i] if name is None else values[name] for i, name in enumerate(names)]
+        out, after = _called(model, tensors, x, training=key is not None)
+        return out, {name: tensor for name, tensor in zip(names, after, strict=True) if name in stats}
+
+    trained = {flat[id(v)]: v.value for v in kept if isinstance(v, objax.TrainVar)}
+    return call, trained, {flat[id(v)]: v.value for v in kept if id(v) in flat and flat[id(v)] not in trained}

@@ -47,6 +47,8 @@ if __name__ == '__main__':
             coordinator=coordinator,
             num_processes=processes and int(processes),
             process_id=process and int(process),
+            start_timeout=distributed.START_SECONDS,
+            heartbeat_timeout=distributed.HEARTBEAT_SECONDS,
         )
     )
     print(json.dumps(figures(data, checkpoint, framework, pipeline)))

@@ -52,6 +52,8 @@ class Policy:
     bn_momentum: float = 0.9  # share of the old statistic that is kept (PyTorch counts the other share)
     bn_eps: float = 1e-5
     bn_unbiased: bool = True  # whether the running variance has the n / (n - 1) factor
+    bn_group_size: int | None = None  # consecutive examples that share batch statistics in training; None: the batch
+    bn_frozen: bool = False  # whether training, too, normalises with the running statistics and leaves them alone
     rewrite: Callable[['Block'], 'Block'] = unchanged  # replaces any sub-block, e.g. BatchNorm by GroupNorm
 
 

@@ -110,27 +110,45 @@ class BatchNorm(Block):
         self.scale, self.bias = Param(shape, initial.ones), Param(shape, initial.zeros)
         self.mean, self.var = State(shape, initial.zeros), State(shape, initial.ones)
 
-    def __call__(self, x, training=False):  # [..., features]
+    def __call__(self, x, training=False):  # [N, ..., features]
         wide = x.astype(at_least_float32(x.dtype))
-        if training:
-            mean, var = self.batch_statistics(wide)
+        if training and not self.policy.bn_frozen:
+            groups = self.groups(x.shape[0])
+            if groups > 1:
+                wide = wide.reshape(groups, -1, *x.shape[1:])
+            mean, var = self.batch_statistics(wide, groups)
         else:
             mean, var = jnp.asarray(self.mean.value, wide.dtype), jnp.asarray(self.var.value, wide.dtype)
         eps = self.policy.bn_eps if self.eps is None else self.eps
         gain = jnp.asarray(self.scale, wide.dtype) * lax.rsqrt(var + eps)
-        return ((wide - mean) * gain + jnp.asarray(self.bias, wide.dtype)).astype(x.dtype)
+        normed = (wide - mean) * gain + jnp.asarray(self.bias, wide.dtype)
+        return normed.reshape(x.shape).astype(x.dtype)
 
-    def batch_statistics(self, x):
-        """Mean and biased variance of the batch (two passes, for precision); the running ones take their share."""
-        axes = tuple(range(x.ndim - 1))
-        mean = x.mean(axes)
-        var = jnp.square(x - mean).mean(axes)
-        n = x.size // self.features
-        running_var = var * (n / max(n - 1, 1)) if self.policy.bn_unbiased else var
-        keep = self.policy.bn_momentum if self.momentum is None else self.momentum
-        self.mean.value = keep * self.mean.value + (1 - keep) * lax.stop_gradient(mean).astype(jnp.float32)
-        self.var.value = keep * self.var.value + (1 - keep) * lax.stop_gradient(running_var).astype(jnp.float32)
+    def groups(self, batch):
+        """The number of groups of a batch, each with statistics of its own."""
+        size = self.policy.bn_group_size or batch
+        if batch % size:
+            raise ValueError(f'bn_group_size={size} does not divide a batch of {batch}')
+        return batch // size
+
+    def batch_statistics(self, x, groups=1):
+        """Mean and biased variance of the batch (two passes, for precision); the running ones take their share.
+
+        With groups, the first axis of `x`, each has its own; the running ones take the mean over the groups.
+        """
+        axes = tuple(range(groups > 1, x.ndim - 1))
+        mean = x.mean(axes, keepdims=groups > 1)
+        var = jnp.square(x - mean).mean(axes, keepdims=groups > 1)
+        n = x.size // self.features // groups
+        self.update(self.mean, mean)
+        self.update(self.var, var * (n / max(n - 1, 1)) if self.policy.bn_unbiased else var)
         return mean, var
+
+    def update(self, running, value):
+        """Moves a running statistic towards the batch's, or the mean of the groups'."""
+        keep = self.policy.bn_momentum if self.momentum is None else self.momentum
+        value = lax.stop_gradient(value.reshape(-1, self.features).mean(0)).astype(jnp.float32)
+        running.value = keep * running.value + (1 - keep) * value
 
 
 class LayerNorm(Block):

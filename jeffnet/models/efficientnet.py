@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import field
 from functools import partial
 
+from jax.ad_checkpoint import checkpoint_name
+
 from jeffnet.core import initial
 from jeffnet.core.activations import hard_sigmoid, hard_swish, relu, relu6, sigmoid, silu
 from jeffnet.core.block import Block
@@ -68,7 +70,7 @@ class EfficientNet(Block):
         levels = [x]
         for i, stage in enumerate(self.blocks):
             for block in stage:
-                x = block(x, training)
+                x = checkpoint_name(block(x, training), 'block')  # what `remat` keeps
             levels.append(self.tap(f'stage_{i + 1}', x))
         if self.out_indices is not None:
             return [levels[info['stage']] for info in self.feature_info]

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from jeffnet.models.table import model_info, table, tagged
-from jeffnet.weights.files import DIGEST, digest
+from jeffnet.weights.files import AVERAGE, DIGEST, digest
 from jeffnet.weights.stored import StoredArray
 
 log = logging.getLogger('jeffnet')
@@ -32,14 +32,15 @@ def save(
     model: str,
     options: Mapping[str, Any],
     variables: Mapping[str, Any],
+    average: Mapping[str, Any] | None = None,
     preprocessing: Mapping[str, Any],
     classes: list[str] | None = None,
     metrics: Mapping[str, float] | None = None,
 ) -> None:
     """Writes a checkpoint folder whole or not at all.
 
-    `options` are the keywords of `create_model` that shape the network, `variables` its flat variables, `preprocessing`
-    the fields of `jeffnet.data.preprocessing.Preprocessing`.
+    `options` are the keywords of `create_model` that shape the network, `variables` its flat variables, `average` their
+    moving averages, `preprocessing` the fields of `jeffnet.data.preprocessing.Preprocessing`.
     """
     config = {
         'format': 'jeffnet',
@@ -52,6 +53,8 @@ def save(
     with replaced(Path(folder)) as temporary:
         said = {'format': 'jeffnet', 'model': model, 'jeffnet': json.dumps(config)}
         write_arrays(temporary / 'model.safetensors', variables, said)
+        if average is not None:
+            write_arrays(temporary / AVERAGE, average, said)
         (temporary / 'config.json').write_text(json.dumps(config, indent=2) + '\n')
 
 

@@ -29,6 +29,7 @@ from jeffnet.weights.stored import StoredArray
 
 TORCH_SUFFIXES = ('.pth', '.pt', '.bin', '.ckpt', '.tar')
 SUFFIXES = ('.safetensors', *TORCH_SUFFIXES, '.npz')
+AVERAGE = 'model_ema.safetensors'  # beside model.safetensors in a checkpoint folder, where a run averaged its weights
 IN_FOLDER = ('model.safetensors', 'pytorch_model.bin', 'open_clip_model.safetensors')  # looked for in this order
 WRAPPERS = ('module.', '_orig_mod.', 'timm_model.', 'model.')  # prefixes from DataParallel, torch.compile, ...
 HASH = re.compile(r'-([0-9a-f]{8,64})\.npz')
@@ -63,7 +64,8 @@ def read(path: Path, use_ema: bool = True) -> WeightsFile:
     prefix = tf_checkpoint.find(path)
     if prefix is not None and not _usual(path):
         return WeightsFile(prefix, 'tensorflow', tf_checkpoint.read(prefix, use_ema))
-    file = find(path)
+    average = path / AVERAGE
+    file = average if use_ema and average.is_file() else find(path)
     with file.open('rb') as opened:  # says plainly if it may not be read
         empty = not opened.read(1)
     if empty:
@@ -82,6 +84,8 @@ def holds_average(path: Path) -> bool:
     prefix = tf_checkpoint.find(path)
     if prefix is not None and not _usual(path):
         return tf_checkpoint.holds_average(prefix)
+    if (path / AVERAGE).is_file():
+        return True
     file = find(path)
     if file.suffix in ('.safetensors', '.npz'):
         return False
