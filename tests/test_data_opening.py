@@ -116,19 +116,19 @@ def test_faults_are_said(root):
     fails(ValueError, 'DATA is missing', '', 'pt')
     fails(ValueError, '--dataset hfds: expected folder, tar,', str(root), 'pt', 'hfds')
     fails(ValueError, 'name two splits', str(root), 'tf', 'imagenet2012:train', 'validation')
-    fails(DataError, 'a TFDS set mnist is read by the tf_ scripts only', str(root / 'prepared'), 'pt')
-    fails(DataError, 'a set of TFRecord files is read by the tf_ scripts only', str(root / 'records'), 'pt')
-    fails(DataError, r'holds no record files validation-\*-of-\*', str(root / 'records'), 'tf')
-    fails(DataError, "'imagenet2012' is not prepared; prepare it: python -c .*builder..imagenet2012.*manual_dir",
-          str(root / 'imagenet'), 'tf')  # fmt: skip
-    fails(FileNotFoundError, 'nowhere: no such folder; give the folder that holds mnist', str(root / 'nowhere'), 'tf',
-          'mnist')  # fmt: skip
+    for pipeline in ('tf', 'pt'):
+        fails(DataError, r'holds no record files validation-\*-of-\*', str(root / 'records'), pipeline)
+        fails(DataError, "'imagenet2012' is not prepared; prepare it: python -c .*builder..imagenet2012.*manual_dir",
+              str(root / 'imagenet'), pipeline)  # fmt: skip
+        fails(FileNotFoundError, 'nowhere: no such folder; give the folder that holds mnist', str(root / 'nowhere'),
+              pipeline, 'mnist')  # fmt: skip
 
 
 def test_a_record_file_that_is_cut_short_is_named(root):
     (root / 'records' / 'validation-00000-of-00001').write_bytes(b'\x05' + b'\0' * 9)
-    with pytest.raises(DataError, match='validation-00000-of-00001: is cut short'):
-        open_images(str(root / 'records'), 'tf')
+    for pipeline in ('tf', 'pt'):
+        with pytest.raises(DataError, match='validation-00000-of-00001: is cut short'):
+            open_images(str(root / 'records'), pipeline)
 
 
 def test_class_folders_are_those_of_torchvision(root):

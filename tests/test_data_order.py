@@ -58,15 +58,14 @@ def test_bad_order_arguments(arguments, message):
 
 def test_augmentation_depends_on_seed_and_position_only():
     augmentation = Augmentation()
-    crops, flip = augmentation.draw(7, 1000)
-    again, same = augmentation.draw(7, 1000)
-    assert (crops == again).all() and flip == same
-    assert (crops != augmentation.draw(7, 1001)[0]).any()
-    assert (crops != augmentation.draw(8, 1000)[0]).any()
-    many = np.stack([augmentation.draw(7, position)[0] for position in range(200)])
+    crops = augmentation.draw(7, 1000).crops
+    assert (crops == augmentation.draw(7, 1000).crops).all()
+    assert (crops != augmentation.draw(7, 1001).crops).any()
+    assert (crops != augmentation.draw(8, 1000).crops).any()
+    many = np.stack([augmentation.draw(7, position).crops for position in range(200)])
     assert many[..., 0].min() >= 0.08 and many[..., 0].max() <= 1
     assert many[..., 1].min() >= 3 / 4 and many[..., 1].max() <= 4 / 3
-    assert 60 < sum(augmentation.draw(7, position)[1] for position in range(200)) < 140
+    assert 60 < sum(augmentation.draw(7, position).hflip for position in range(200)) < 140
 
 
 def test_last_batch_is_padded_and_masked():

@@ -9,7 +9,8 @@ import tensorflow
 from PIL import Image
 
 from jeffnet.data import Augmentation, ClassFolder, DataError, Preprocessing, pt, streams, tf, tf_images
-from jeffnet.data.preprocessing import covered_share, random_crop, tf_crop
+from jeffnet.data.augmentation import random_crop
+from jeffnet.data.preprocessing import covered_share, tf_crop
 
 SHAPES = [(50, 300), (333, 61), (97, 97), (180, 241), (300, 200)]  # (height, width)
 
@@ -83,7 +84,7 @@ def test_random_crop_is_the_same_in_both_readers():
         for position, (height, width) in enumerate(
             [(1, 1), (5, 300), (300, 5), *np.random.default_rng(2).integers(1, 999, (30, 2))]
         ):
-            crops, _ = augmentation.draw(0, position)
+            crops = augmentation.draw(0, position).crops
             box = random_crop(int(height), int(width), crops, augmentation.ratio)
             assert tuple(int(side) for side in tf_images.random_crop(height, width, crops, augmentation.ratio)) == box
             assert box[0] >= 0 and box[1] >= 0 and 0 < box[2] <= height - box[0] and 0 < box[3] <= width - box[1]

@@ -16,18 +16,11 @@ import numpy as np
 from PIL import Image
 from PIL.JpegImagePlugin import JpegImageFile
 
+from jeffnet.data import image_ops
+from jeffnet.data.augmentation import Augmentation, Draw, random_crop
 from jeffnet.data.jpeg import decode_box
-from jeffnet.data.preprocessing import (
-    Augmentation,
-    Box,
-    Preprocessing,
-    Size,
-    crop_offset,
-    normalise,
-    random_crop,
-    resized_size,
-    tf_crop,
-)
+from jeffnet.data.preprocessing import Preprocessing, crop_offset, normalise, resized_size, tf_crop
+from jeffnet.data.settings import Box, Size
 from jeffnet.data.source import DataError
 
 FILTERS = {'bicubic': Image.Resampling.BICUBIC, 'bilinear': Image.Resampling.BILINEAR}
@@ -125,21 +118,27 @@ def decode_as_tf(data: bytes, box_of: Callable[[int, int], Box], in_chans: int) 
     return pixels if in_chans == 3 else array(Image.fromarray(pixels).convert('L'))
 
 
-def training_image(
-    data: bytes, crops: np.ndarray, flip: bool, preprocessing: Preprocessing, augmentation: Augmentation
-) -> np.ndarray:
-    """An encoded image -> float32 [h, w, C]: random resized crop, flip, normalised."""
-    target, interpolation = preprocessing.image_size, augmentation.interpolation or preprocessing.interpolation
+def training_image(data: bytes, draw: Draw, preprocessing: Preprocessing, augmentation: Augmentation) -> np.ndarray:
+    """An encoded image -> float32 [h, w, C]: random resized crop, flips, operations, normalised."""
+    target, interpolation = preprocessing.image_size, 'bicubic' if draw.bicubic else 'bilinear'
 
     def box_of(height, width):
-        return random_crop(height, width, crops, augmentation.ratio)
+        return random_crop(height, width, draw.crops, augmentation.ratio)
 
     if preprocessing.kind == 'tf':
         pixels = tf_resize(decode_as_tf(data, box_of, preprocessing.in_chans), target, interpolation)
+        pixels = pixels[:: -1 if draw.vflip else 1, :: -1 if draw.hflip else 1]
+        if not augmentation.changes_values:
+            return normalise(pixels, preprocessing)
+        # Rounded, where the TensorFlow releases cut off: sums such as 89.99999 would make noise of flat areas.
+        image = image_ops.picture(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
     else:
         image = decode(data, preprocessing.in_chans)
-        pixels = array(resize(crop(image, box_of(image.height, image.width)), target, interpolation))
-    return normalise(pixels[:, ::-1] if flip else pixels, preprocessing)
+        image = resize(crop(image, box_of(image.height, image.width)), target, interpolation)
+        image = image_ops.flip(image, draw.hflip, draw.vflip)
+    if augmentation.changes_values:
+        image = image_ops.carry_out(image, draw, augmentation, augmentation.fill(preprocessing))
+    return normalise(array(image), preprocessing)
 
 
 def crop(image: Image.Image, box: Box) -> Image.Image:

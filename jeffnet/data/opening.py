@@ -1,47 +1,85 @@
 """From what the user calls DATA to labelled images: which kind of set lies there, and the reader's object for it."""
 
 import glob
+import json
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from jeffnet.data.folder import SYNONYMS, ClassFolder
-from jeffnet.data.source import DataError
+from jeffnet.data.source import DataError, Source
+from jeffnet.data.tar_index import SPLITS
 
+STREAMED = ('tfrecord', 'imagefolder', 'tfds')  # TensorFlow has readers of its own for these
 KINDS = ('folder', 'tar', 'tfrecord', 'imagefolder', 'tfds/NAME', 'hfds/NAME')
 
 
 def open_images(data: str, pipeline: str, dataset: str | None = None, split: str | None = None) -> Any:
-    """The labelled images of DATA: a `Source`, or with the `tf` pipeline a `Stream`.
+    """The labelled images of DATA, to be read in their order: a `Source`, or with the `tf` pipeline a `Stream`.
 
     `dataset` says what DATA is (see `KINDS`; a bare NAME is a TFDS set, `NAME:SPLIT` too), None: what it looks like.
     Raises FileNotFoundError or DataError for what is not there or not usable, ValueError for another `dataset`.
     """
+    kind, name, split = recognised(data, dataset, split, pipeline)
+    if kind in STREAMED and pipeline == 'tf':
+        return open_stream(kind, data, name, split or 'validation')
+    return open_source(kind, data, name, split)
+
+
+def open_training(data: str, split: str, dataset: str | None = None, classes: Sequence[str] | None = None) -> Source:
+    """The labelled images of one split of DATA, to be read in any order, by either pipeline; see `open_images`.
+
+    `classes` are those of another split, which class folders, tar files and Hugging Face sets then keep to. A part of
+    a TFDS set or of TFRecord files is 'train[:90%]'. Raises the errors of `open_images`, which name the
+    splits there are.
+    """
+    kind, name, chosen = recognised(data, dataset, split)
+    try:
+        return open_source(kind, data, name, chosen, classes)
+    except FileNotFoundError as error:
+        if kind not in ('folder', 'imagefolder') or not os.path.isdir(data):
+            raise
+        there = ', '.join(name for name in SPLITS if os.path.isdir(os.path.join(data, name))) or 'none'
+        raise FileNotFoundError(f'{data}: has no folder {chosen!r}; splits there: {there}') from error
+
+
+def recognised(data: str, dataset: str | None, split: str | None, pipeline: str = 'tf') -> tuple[str, str, str | None]:
+    """(kind, name, split) of what is asked for."""
     kind, name, asked = parsed(dataset) if dataset else (*looks_like(data, pipeline), None)
     if not data and not (kind == 'hfds' and name):  # a set of the hub lies in no folder
         raise ValueError('DATA is missing: a folder of class folders, the parent of its validation/, tar files, ...')
     if asked and split and asked != split:
         raise ValueError(f'--dataset {dataset} and --split {split} name two splits')
-    split = asked or split
-    if kind in ('tfds', 'imagefolder', 'tfrecord') and pipeline != 'tf':
-        raise DataError(
-            f'{data}: {described(kind, name)} is read by the tf_ scripts only; give class folders or tar files'
-        )
+    if kind in STREAMED and not os.path.isdir(data) and '://' not in data:
+        raise FileNotFoundError(f'{data}: no such folder; give the folder that holds {name or "the images"}')
+    return kind, name, asked or split
+
+
+def open_source(kind: str, data: str, name: str, split: str | None, classes: Sequence[str] | None = None) -> Any:
+    """A `Source`, read in any order; without TensorFlow, unless it lies behind a URL."""
     if kind == 'folder':
-        return ClassFolder.open(data, split)
+        return ClassFolder.open(data, split, classes)
+    if kind == 'imagefolder':
+        return ClassFolder.open(data, split or 'validation', classes)
     if kind == 'tar':
         from jeffnet.data.tar import TarFiles
 
-        return TarFiles.open(data, split)
+        return TarFiles.open(data, split, classes)
     if kind == 'hfds':
         from jeffnet.data.hf import HubDataset
 
-        return HubDataset.open(name or data, split)
-    return open_stream(kind, data, name, split or 'validation')
+        return HubDataset.open(name or data, split, classes)
+    from jeffnet.data import records
+
+    if kind == 'tfrecord':
+        return records.open_records(data, split or 'validation')
+    return records.open_tfds(set_folder(data, name) if name else data, split or 'validation')
 
 
 def open_stream(kind: str, data: str, name: str, split: str) -> Any:
-    """A set that only TensorFlow reads."""
+    """A set as TensorFlow reads it."""
     from jeffnet.data import import_reader
 
     import_reader('tf')  # says what is missing
@@ -49,15 +87,17 @@ def open_stream(kind: str, data: str, name: str, split: str) -> Any:
 
     if kind == 'tfrecord':
         return streams.TfRecords(data, split)
-    if not os.path.isdir(data) and '://' not in data:
-        raise FileNotFoundError(f'{data}: no such folder; give the folder that holds {name or "the images"}')
     import tensorflow_datasets as tfds
 
     if kind == 'imagefolder':
         return streams.TfdsSplit(tfds.ImageFolder(data), split)
-    if not name:  # DATA is the folder of the set itself
-        return streams.TfdsSplit(tfds.builder_from_directory(data), split)
-    return streams.open_tfds(data, name, split)
+    if name:
+        stream = streams.open_tfds(data, name, split)
+    else:  # DATA is the folder of the set itself
+        stream = streams.TfdsSplit(tfds.builder_from_directory(data), split)
+    if stream.builder.info.file_format.value == 'array_record':  # TFDS makes no tf.data.Dataset of it
+        return open_source(kind, os.fspath(stream.builder.data_path), '', split)
+    return stream
 
 
 def parsed(dataset: str) -> tuple[str, str, str | None]:
@@ -78,15 +118,10 @@ def parsed(dataset: str) -> tuple[str, str, str | None]:
     return 'tfds', name, None
 
 
-def described(kind: str, name: str) -> str:
-    """A kind of set for people."""
-    return {'tfds': f'a TFDS set{" " + name if name else ""}', 'tfrecord': 'a set of TFRecord files'}.get(kind, kind)
-
-
 def looks_like(data: str, pipeline: str = 'tf') -> tuple[str, str]:
     """(kind, name) of what lies at DATA; class folders if nothing else is recognised.
 
-    The `pt` reader takes a validation folder that lies beside what only TensorFlow reads.
+    The `pt` pipeline takes a validation folder that lies beside a TFDS set or TFRecord files.
     """
     folder = Path(data)
     if folder.is_file() or not folder.exists():
@@ -124,6 +159,58 @@ def prepared_sets(folder: Path) -> list[str]:
         for path in folder.glob(f'{depth}dataset_info.json')
     }
     return sorted(found)
+
+
+def set_folder(data: str, dataset: str) -> str:
+    """The folder of a prepared TFDS set 'NAME', 'NAME/CONFIG' or 'NAME/CONFIG:VERSION': that of its newest version.
+
+    Raises DataError for a set that is not there, not prepared, or has several configurations and no default.
+    """
+    from jeffnet.data.records import listed
+
+    path, _, wanted = dataset.partition(':')
+    name, _, config = path.partition('/')
+    if name not in listed(data):
+        raise DataError(f'{data}: no TFDS set {name!r}; the folder holds: {", ".join(listed(data)[:10]) or "nothing"}')
+    root = os.path.join(data, name, config) if config else os.path.join(data, name)
+    if not config and not versions(root):
+        root = os.path.join(root, default_config(root, dataset))
+    there = versions(root)
+    fitting = [version for version in there if re.fullmatch(re.escape(wanted).replace(r'\*', r'\d+'), version)]
+    if wanted and there and not fitting:
+        raise DataError(f'{root}: TFDS set {name!r} has no version {wanted}; versions there: {", ".join(there)}')
+    for version in reversed(fitting if wanted else there):
+        if 'dataset_info.json' in listed(os.path.join(root, version)):
+            return os.path.join(root, version)
+    raise DataError(f'{data}: TFDS set {dataset!r} is not prepared; {how_to_prepare(dataset, data)}')
+
+
+def versions(folder: str) -> list[str]:
+    """The folders of versions, the newest last."""
+    from jeffnet.data.records import listed
+
+    names = [name for name in listed(folder) if re.fullmatch(r'\d+\.\d+\.\d+', name)]
+    return sorted(names, key=lambda name: [int(number) for number in name.split('.')])
+
+
+def default_config(folder: str, dataset: str) -> str:
+    """The configuration that a TFDS set calls its default, or its only one; '' if there is none."""
+    from jeffnet.data.records import content, listed
+
+    configs = [name for name in listed(folder) if versions(os.path.join(folder, name))]
+    notes = os.path.join(folder, '.config')
+    default = json.loads(content(os.path.join(notes, 'metadata.json'))) if 'metadata.json' in listed(notes) else {}
+    if default.get('default_config_name') in configs:
+        return default['default_config_name']
+    if len(configs) > 1:
+        raise DataError(f'{folder}: give one of its configurations, {dataset}/CONFIG; there: {", ".join(configs)}')
+    return configs[0] if configs else ''
+
+
+def how_to_prepare(dataset: str, data_dir: str | os.PathLike) -> str:
+    """The command that prepares a TFDS set, as the end of an error."""
+    is_imagenet = dataset.partition('/')[0].partition(':')[0] == 'imagenet2012'
+    return f'prepare it: {prepare_command(dataset, data_dir, "FOLDER_OF_THE_TWO_TAR_FILES" if is_imagenet else None)}'
 
 
 def prepare_command(dataset: str, data_dir: str | os.PathLike, manual_dir: str | None = None) -> str:

@@ -17,23 +17,11 @@ def permutation(seed: int, epoch: int, size: int) -> np.ndarray:
     return order
 
 
-def training_batch(seed: int, step: int, batch_size: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices [B] and positions [B] of one training batch; batches run across epoch ends.
-
-    A position counts the examples since step 0. Raises ValueError for a negative seed or step, or a size below 1.
-    """
-    for name, value, least in (('seed', seed, 0), ('step', step, 0), ('batch_size', batch_size, 1), ('size', size, 1)):
-        if value < least:
-            raise ValueError(f'{name} is {value}; allowed: {least} or more')
-    position = np.arange(step * batch_size, (step + 1) * batch_size)
-    epoch, offset = position // size, position % size
-    index = np.concatenate([permutation(seed, int(e), size)[offset[epoch == e]] for e in np.unique(epoch)])
-    return index, position
-
-
 @dataclass(frozen=True)
 class Shard:
-    """The part of a set that one of several processes reads: every `count`-th image from `rank` on."""
+    """The part that one of several processes reads: in evaluation every `count`-th image of the set from `rank` on,
+    in training the `rank`-th of `count` equal runs of rows in each batch.
+    """
 
     rank: int = 0
     count: int = 1
@@ -48,6 +36,29 @@ class Shard:
 
 
 WHOLE = Shard()
+
+
+def training_batch(
+    seed: int, step: int, batch_size: int, size: int, *, shard: Shard = WHOLE, repeats: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Indices [n] and positions [n] of a shard's rows of one training batch; batches run across epoch ends.
+
+    A position counts the examples of all shards since step 0. `repeats` positions in a row read the same image, with
+    another augmentation each: Hoffer et al. 2019 (arXiv:1901.09335). Raises ValueError for a negative seed or step, a
+    size below 1, or a batch_size that the shards do not divide.
+    """
+    least = {'seed': (seed, 0), 'step': (step, 0), 'batch_size': (batch_size, 1), 'size': (size, 1)}
+    for name, (value, low) in {**least, 'repeats': (repeats, 1)}.items():
+        if value < low:
+            raise ValueError(f'{name} is {value}; allowed: {low} or more')
+    if batch_size % shard.count:
+        raise ValueError(f'batch_size is {batch_size}; allowed: multiples of {shard.count}, the processes')
+    rows = batch_size // shard.count
+    first = step * batch_size + shard.rank * rows
+    position = np.arange(first, first + rows)
+    epoch, offset = np.divmod(position // repeats, size)
+    index = np.concatenate([permutation(seed, int(e), size)[offset[epoch == e]] for e in np.unique(epoch)])
+    return index, position
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ import multiprocessing
 import multiprocessing.connection
 import os
 import threading
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -15,13 +17,16 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from jeffnet.data.augmentation import Augmentation
+from jeffnet.data.folder import ClassFolder
 from jeffnet.data.images import evaluation_image, readable, training_image
 from jeffnet.data.order import WHOLE, Batch, EvaluationBatches, Rows, Shard, check_batch_size, training_batch
-from jeffnet.data.preprocessing import Augmentation, Preprocessing
+from jeffnet.data.preprocessing import Preprocessing
 from jeffnet.data.source import BAD_IMAGE, DataError, Source, check_bad_image
 
 SMALL_SET = 4096  # images; below it, starting workers takes longer than reading everything in one process
-Item = tuple[np.ndarray, np.int32] | DataError
+Reference = int | str  # an image's place in the set, or its path
+Item = tuple[Reference, int]  # and its position in the data order
 
 
 def evaluation_batches(
@@ -42,9 +47,15 @@ def evaluation_batches(
     check_batch_size(batch_size)
     check_bad_image(on_bad_image)
     indices = shard.indices(len(source))
-    steps = [[(int(i), int(i)) for i in indices[at : at + batch_size]] for at in range(0, len(indices), batch_size)]
+
+    def read() -> Iterator[Rows]:
+        labels = np.asarray(source.labels)
+        for step, (images, good, faults) in enumerate(passed(loader, on_bad_image)):
+            yield Rows(images, labels[indices[step * batch_size + good]].astype(np.int32), good, faults)
+
+    steps = [items(source, indices[at : at + batch_size]) for at in range(0, len(indices), batch_size)]
     loader = data_loader(Images(source, preprocessing), steps, workers)
-    return EvaluationBatches(lambda: passed(loader, on_bad_image), indices, batch_size)
+    return EvaluationBatches(read, indices, batch_size)
 
 
 def training_batches(
@@ -55,21 +66,57 @@ def training_batches(
     seed: int,
     start_step: int = 0,
     workers: int | None = None,
-) -> Iterator[Batch]:
-    """Endless batches {'image' float32 [B, H, W, C], 'label' int32 [B]}, each a function of (seed, step) alone."""
+    *,
+    shard: Shard = WHOLE,
+    repeats: int = 1,
+) -> Generator[Batch]:
+    """Endless batches {'image' float32 [B, H, W, C], 'label' int32 [B]}, each a function of (seed, step) alone.
 
-    def steps():
-        for step in count(start_step):
-            index, position = training_batch(seed, step, batch_size, len(source))
-            yield list(zip(index.tolist(), position.tolist(), strict=True))
+    `batch_size` counts the rows of all processes; a shard gets its own run of them. Each image comes `repeats` times in
+    a row, see `order.training_batch`. Raises ValueError for a batch_size that the processes do not divide.
+    """
+    order = partial(training_batch, seed, batch_size=batch_size, size=len(source), shard=shard, repeats=repeats)
+    order(start_step)  # bad arguments fail here, not with the first batch
 
-    images = Images(source, preprocessing, augmentation, seed)
-    for rows in passed(data_loader(images, steps(), workers), BAD_IMAGE[0]):
-        yield {'image': rows.images, 'label': rows.labels}
+    def stream() -> Generator[Batch]:
+        labels, ahead = np.asarray(source.labels), deque[np.ndarray]()
+
+        def steps() -> Iterator[list[Item]]:
+            for step in count(start_step):
+                index, position = order(step)
+                ahead.append(index)
+                yield items(source, index, position)
+
+        images = Images(source, preprocessing, augmentation, seed)
+        for pixels, _, _ in passed(data_loader(images, steps(), workers), BAD_IMAGE[0]):
+            yield {'image': pixels, 'label': labels[ahead.popleft()].astype(np.int32)}
+
+    return stream()
+
+
+def items(source: Source, indices: np.ndarray, positions: np.ndarray | None = None) -> list[Item]:
+    """What the workers get of some images: where they are, and their positions."""
+    references: list[Reference] = indices.tolist()
+    if isinstance(source, ClassFolder):
+        references = [source.paths[i] for i in indices]
+    return list(zip(references, (indices if positions is None else positions).tolist(), strict=True))
+
+
+class Paths:
+    """A class folder for workers, which are given paths: its index of every image stays in the main process."""
+
+    def name(self, path: str) -> str:
+        """The path."""
+        return path
+
+    def read(self, path: str) -> bytes:
+        """An image file's content."""
+        with open(path, 'rb') as file:
+            return file.read()
 
 
 class Images(Dataset):
-    """(float32 [H, W, C], label) by (index, position in the data order); augmented if an augmentation is given.
+    """float32 [H, W, C] by (reference, position in the data order); augmented if an augmentation is given.
 
     A file that is not an image gives the error itself: raised in a worker, it would arrive wrapped in two tracebacks.
     """
@@ -77,17 +124,18 @@ class Images(Dataset):
     def __init__(
         self, source: Source, preprocessing: Preprocessing, augmentation: Augmentation | None = None, seed: int = 0
     ):
-        self.source, self.preprocessing = source, preprocessing
+        self.files: Any = Paths() if isinstance(source, ClassFolder) else source
+        self.size, self.preprocessing = len(source), preprocessing
         self.augmentation, self.seed = augmentation, seed
 
     def __len__(self) -> int:
-        return len(self.source)
+        return self.size
 
-    def __getitem__(self, item: tuple[int, int]) -> Item:
-        index, position = item
+    def __getitem__(self, item: Item) -> np.ndarray | DataError:
+        reference, position = item
         try:
-            with readable(self.source.name(index)):
-                return self.prepare(self.source.read(index), position), self.source.labels[index]
+            with readable(self.files.name(reference)):
+                return self.prepare(self.files.read(reference), position)
         except DataError as error:
             return error
 
@@ -95,11 +143,11 @@ class Images(Dataset):
         """An encoded image as the model takes it."""
         if self.augmentation is None:
             return evaluation_image(data, self.preprocessing)
-        crops, flip = self.augmentation.draw(self.seed, position)
-        return training_image(data, crops, flip, self.preprocessing, self.augmentation)
+        draw = self.augmentation.draw(self.seed, position, self.preprocessing.interpolation)
+        return training_image(data, draw, self.preprocessing, self.augmentation)
 
 
-def data_loader(images: Images, steps: Iterable[list[tuple[int, int]]], workers: int | None) -> DataLoader:
+def data_loader(images: Images, steps: Iterable[list[Item]], workers: int | None) -> DataLoader:
     """Batches in the order of `steps`, read by `workers` processes that stay from pass to pass."""
     if workers is None:
         workers = 0 if len(images) < SMALL_SET else os.cpu_count() or 1
@@ -129,7 +177,7 @@ def end_with_parent(worker: int) -> None:
 
 
 class Collate:
-    """Examples to (images [n, H, W, C], labels int32 [n], rows int64 [n], messages of those that failed).
+    """Examples to (images [n, H, W, C], rows int64 [n], messages of those that failed).
 
     The images travel as a tensor: between processes PyTorch shares its memory, while an array would go through a pipe.
     """
@@ -137,18 +185,17 @@ class Collate:
     def __init__(self, empty: np.ndarray):
         self.empty = empty
 
-    def __call__(self, items: list[Item]) -> tuple[torch.Tensor, np.ndarray, np.ndarray, list[str]]:
-        good = [row for row, item in enumerate(items) if not isinstance(item, DataError)]
-        read = [item for item in items if not isinstance(item, DataError)]
-        images = np.stack([item[0] for item in read]) if read else self.empty
-        labels = np.array([item[1] for item in read], np.int32)
-        faults = [str(item) for item in items if isinstance(item, DataError)]
-        return torch.from_numpy(images), labels, np.array(good, np.int64), faults
+    def __call__(self, examples: list[np.ndarray | DataError]) -> tuple[torch.Tensor, np.ndarray, list[str]]:
+        good = [row for row, example in enumerate(examples) if not isinstance(example, DataError)]
+        read = [example for example in examples if not isinstance(example, DataError)]
+        images = np.stack(read) if read else self.empty
+        faults = [str(example) for example in examples if isinstance(example, DataError)]
+        return torch.from_numpy(images), np.array(good, np.int64), faults
 
 
-def passed(loader: DataLoader, on_bad_image: str) -> Iterator[Rows]:
-    """The loader's batches; raises the first fault, unless bad images are to be skipped."""
-    for images, labels, good, faults in loader:
+def passed(loader: DataLoader, on_bad_image: str) -> Iterator[tuple[np.ndarray, np.ndarray, list[str]]]:
+    """The loader's batches as arrays; raises the first fault, unless bad images are to be skipped."""
+    for images, good, faults in loader:
         if faults and on_bad_image != 'skip':
             raise DataError(faults[0])
-        yield Rows(images.numpy(), labels, good, faults)
+        yield images.numpy(), good, faults

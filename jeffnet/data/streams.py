@@ -1,22 +1,18 @@
-"""Sets that only TensorFlow reads, one example after the other: prepared TFDS sets, and TFRecord files."""
+"""Sets as TensorFlow reads them, one example after the other: prepared TFDS sets, and TFRecord files."""
 
-import glob
 import os
-import re
-import struct
 from abc import ABC, abstractmethod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from jeffnet.data.folder import SYNONYMS, natural
-from jeffnet.data.opening import prepare_command
+from jeffnet.data.opening import how_to_prepare
 from jeffnet.data.order import WHOLE, Shard
+from jeffnet.data.records import NAMES, TfRecordFiles, record_classes, record_files
 from jeffnet.data.source import DataError
 from jeffnet.data.tf_import import tf
 
-NAMES = ('file_name', 'image/filename', 'filename')  # features of TFDS sets
 READ_IN_ORDER = 1  # files read at a time: with several, the order would depend on the number of processes
 
 
@@ -132,12 +128,6 @@ def open_tfds(data_dir: str | os.PathLike, dataset: str, split: str = 'validatio
     return TfdsSplit(builder, split)
 
 
-def how_to_prepare(dataset: str, data_dir: str | os.PathLike) -> str:
-    """The command that prepares a TFDS set."""
-    is_imagenet = dataset.partition('/')[0].partition(':')[0] == 'imagenet2012'
-    return f'prepare it: {prepare_command(dataset, data_dir, "FOLDER_OF_THE_TWO_TAR_FILES" if is_imagenet else None)}'
-
-
 class TfRecords(Stream):
     """Files of tf.Example records as TF-Slim and the TPU reference models write them, `validation-00000-of-00128`.
 
@@ -147,11 +137,11 @@ class TfRecords(Stream):
 
     def __init__(self, data: str | os.PathLike, split: str = 'validation'):
         """Raises DataError for files that are not there, are cut short, or hold no records."""
-        self.files = record_files(Path(data), split)
-        self.counts = [count_records(path) for path in self.files]
+        self.files = record_files(os.fspath(data), split)
+        self.counts = count_records(self.files)
         if not len(self):
             raise DataError(f'{self.files[0]}: holds no records')
-        self.classes, self.first = record_classes(Path(self.files[0]).parent / 'labels.txt')
+        self.classes, self.first = record_classes(os.path.dirname(self.files[0]))
 
     def __len__(self) -> int:
         return sum(self.counts)
@@ -181,44 +171,7 @@ class TfRecords(Stream):
         return tf.data.TFRecordDataset(files).enumerate().map(parse)
 
 
-def record_files(data: Path, split: str) -> list[str]:
-    """The record files of a split in a folder, by their names."""
-    if not data.is_dir():
-        raise FileNotFoundError(f'{data}: no such folder; give the folder of the record files')
-    for name in SYNONYMS.get(split, (split,)):
-        found = sorted(path for path in glob.glob(f'{glob.escape(str(data))}/{name}*') if is_record_file(path))
-        if found:
-            return found
-    raise DataError(f'{data}: holds no record files {split}-*-of-* or {split}*.tfrecord')
-
-
-def is_record_file(path: str) -> bool:
-    """Whether the name is one that TensorFlow's tools give."""
-    return bool(re.search(r'(-\d{5}-of-\d{5}|\.tfrecords?)$', path))
-
-
-def count_records(path: str) -> int:
-    """The number of records in a file; only their lengths are read."""
-    size, place, records = os.path.getsize(path), 0, 0
-    with open(path, 'rb') as file:
-        while place < size:
-            file.seek(place)
-            head = file.read(8)
-            place += 16 + (struct.unpack('<Q', head)[0] if len(head) == 8 else size)  # length, its CRC, data, its CRC
-            records += 1
-    if place != size:
-        raise DataError(f'{path}: is cut short, or no TFRecord file; copy it again')
-    return records
-
-
-def record_classes(path: Path) -> tuple[list[str], int]:
-    """Class names by label, and the number that the records give to the first; see `TfRecords`."""
-    if not path.exists():
-        from jeffnet.data.imagenet import synsets
-
-        return synsets(), 1
-    names = [line.strip().rpartition(':')[2] for line in path.read_text().splitlines() if line.strip()]
-    numbers = [int(n) for n in re.findall(r'^\s*(\d+):', path.read_text(), re.MULTILINE)]
-    if names and names[0] == 'background':
-        return names[1:], 1
-    return names, numbers[0] if numbers else 0
+def count_records(paths: list[str]) -> list[int]:
+    """The number of records in each file; only their lengths are read."""
+    files = TfRecordFiles(paths)
+    return [sum(1 for _ in files.records(number)) for number in range(len(paths))]

@@ -1,7 +1,7 @@
 """The tf.data reader: a `Source` or a `Stream` in, numpy batches out, the same pixels as `jeffnet.data.pt`."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from jeffnet.data.augmentation import Augmentation, Draw
 from jeffnet.data.folder import ClassFolder
 from jeffnet.data.images import decode, readable
 from jeffnet.data.images import evaluation_image as pillow_image
 from jeffnet.data.order import WHOLE, Batch, EvaluationBatches, Rows, Shard, check_batch_size, training_batch
-from jeffnet.data.preprocessing import CROP_ATTEMPTS, Augmentation, Preprocessing
+from jeffnet.data.preprocessing import Preprocessing
 from jeffnet.data.source import BAD_IMAGE, DataError, Source, check_bad_image
 from jeffnet.data.streams import Stream
 from jeffnet.data.tf_images import evaluation_image, training_image
@@ -154,38 +155,58 @@ def training_batches(
     seed: int,
     start_step: int = 0,
     workers: int | None = None,
-) -> Iterator[Batch]:
+    *,
+    shard: Shard = WHOLE,
+    repeats: int = 1,
+) -> Generator[Batch]:
     """Endless batches {'image' float32 [B, H, W, C], 'label' int32 [B]}, each a function of (seed, step) alone.
 
-    The random numbers are drawn in numpy, so that the PyTorch reader yields the same pixels.
+    `batch_size` counts the rows of all processes; a shard gets its own run of them. Each image comes `repeats` times in
+    a row, see `order.training_batch`. Raises ValueError for a batch_size that the processes do not divide.
     """
-    order = partial(training_batch, seed, batch_size=batch_size, size=len(source))
+    order = partial(training_batch, seed, batch_size=batch_size, size=len(source), shard=shard, repeats=repeats)
     order(start_step)  # bad arguments fail here, not in TensorFlow
-    load, labels = loader(source), np.asarray(source.labels)
 
-    def references(index):
-        return [os.fsencode(source.paths[i]) for i in index] if isinstance(source, ClassFolder) else index
+    def stream() -> Generator[Batch]:
+        labels, load, rows = np.asarray(source.labels), loader(source), batch_size // shard.count
+        draw = partial(augmentation.draw, seed, interpolation=preprocessing.interpolation)
 
-    def steps():
+        def steps() -> Iterator[tuple]:
+            for step in count(start_step):
+                index, position = order(step)
+                references = [os.fsencode(source.paths[i]) for i in index] if isinstance(source, ClassFolder) else index
+                yield references, np.stack([flat(draw(int(p))) for p in position])
+
+        def prepare(reference: tf.Tensor, row: tf.Tensor) -> tf.Tensor:
+            return training_image(load(reference), unflat(row, draw(0)), preprocessing, augmentation)
+
+        kind = tf.string if isinstance(source, ClassFolder) else tf.int64
+        signature = (tf.TensorSpec(rows, kind), tf.TensorSpec((rows, flat(draw(0)).size), tf.float64))
+        examples = tf.data.Dataset.from_generator(steps, output_signature=signature).unbatch()
+        prepared = examples.map(prepare, **parallel(workers)).batch(rows, drop_remainder=True)
+        batches = prepared.prefetch(2).as_numpy_iterator()
         for step in count(start_step):
-            index, position = order(step)
-            crops, flips = zip(*(augmentation.draw(seed, int(p)) for p in position), strict=True)
-            yield references(index), labels[index], np.stack(crops), np.array(flips)
+            index = order(step)[0]
+            try:
+                images = next(batches)
+            except tf.errors.OpError as error:
+                raise bad_training_image(source, index, error) from None
+            yield {'image': images, 'label': labels[index].astype(np.int32)}
 
-    def prepare(reference, label, crops, flip):
-        return training_image(load(reference), crops, flip, preprocessing, augmentation), label
+    return stream()
 
-    spec, n = tf.TensorSpec, batch_size
-    kind = tf.string if isinstance(source, ClassFolder) else tf.int64
-    signature = (spec(n, kind), spec(n, tf.int32), spec((n, CROP_ATTEMPTS, 4), tf.float64), spec(n, tf.bool))
-    examples = tf.data.Dataset.from_generator(steps, output_signature=signature).unbatch()
-    batches = examples.map(prepare, **parallel(workers)).batch(n, drop_remainder=True).prefetch(2).as_numpy_iterator()
-    for step in count(start_step):
-        try:
-            images, batch_labels = next(batches)
-        except tf.errors.OpError as error:
-            raise bad_training_image(source, order(step)[0], error) from None
-        yield {'image': images, 'label': batch_labels}
+
+def flat(draw: Draw) -> np.ndarray:
+    """A draw as one row, float64 [F], which holds all its types exactly; tf.data crashes on parts that are empty."""
+    return np.concatenate([np.ravel(part) for part in tf.nest.flatten(draw)])
+
+
+def unflat(row: tf.Tensor, like: Draw) -> Draw:
+    """The draw of a row, with the shapes and types of another one."""
+    parts = [np.asarray(part) for part in tf.nest.flatten(like)]
+    pieces = tf.split(row, [part.size for part in parts])
+    shaped = [tf.cast(tf.reshape(x, part.shape), part.dtype) for x, part in zip(pieces, parts, strict=True)]
+    return tf.nest.pack_sequence_as(like, shaped)
 
 
 def bad_training_image(source: Source, indices: np.ndarray, error: tf.errors.OpError) -> DataError:

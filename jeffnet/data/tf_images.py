@@ -8,8 +8,11 @@ from functools import lru_cache, partial
 
 import numpy as np
 
-from jeffnet.data import images
-from jeffnet.data.preprocessing import Augmentation, Preprocessing, Size, covered_share, crop_offset, resized_size
+from jeffnet.data import image_ops, images, tf_image_ops
+from jeffnet.data.augmentation import Augmentation, Draw
+from jeffnet.data.preprocessing import Preprocessing, covered_share, crop_offset, resized_size
+from jeffnet.data.settings import Size
+from jeffnet.data.tf_image_ops import LUMA
 from jeffnet.data.tf_import import tf
 
 FRACTION_BITS = 22  # of Pillow's fixed-point weights: the sum of weight * pixel stays below 2^31
@@ -17,7 +20,6 @@ Box = tuple[tf.Tensor, ...]  # (top, left, height, width)
 BAND = 16  # outputs of a resize that are computed as one matrix product; 8 to 32 are equally fast
 LOW_BITS = 7  # of a weight, split off so that sums over many taps stay below 2^24
 MOST_TAPS = 2**24 // (255 * 2 ** (LOW_BITS - 1))  # 1028: a bicubic resize to 1 / 257
-LUMA = (19595, 38470, 7471)  # Pillow's shares of red, green and blue in grey, in 1 / 65536
 
 
 def decode(data: tf.Tensor, preprocessing: Preprocessing, box_of: Callable | None = None) -> tf.Tensor:
@@ -96,17 +98,37 @@ def evaluation_image(data: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor
     return normalise(resample(decode(data, preprocessing), place, target, interpolation), preprocessing)
 
 
-def training_image(
-    data: tf.Tensor, crops: tf.Tensor, flip: tf.Tensor, preprocessing: Preprocessing, augmentation: Augmentation
-) -> tf.Tensor:
-    """Encoded bytes -> float32 [h, w, C]: random resized crop, flip, normalised."""
-    target, interpolation = preprocessing.image_size, augmentation.interpolation or preprocessing.interpolation
-    image = decode(data, preprocessing, partial(random_crop, crops=crops, ratio=augmentation.ratio))
+def training_image(data: tf.Tensor, draw: Draw, preprocessing: Preprocessing, augmentation: Augmentation) -> tf.Tensor:
+    """Encoded bytes -> float32 [h, w, C]: random resized crop, flips, operations, normalised."""
+    target = preprocessing.image_size
+    image = decode(data, preprocessing, partial(random_crop, crops=draw.crops, ratio=augmentation.ratio))
     if preprocessing.kind == 'pil':
-        image = resample(image, lambda height, width: (target, (0, 0)), target, interpolation)
+        image = resize_with_pillow(image, target, draw)
     else:
-        image = tf.image.resize(image, target, interpolation, antialias=False)
-    return normalise(tf.where(flip, image[:, ::-1], image), preprocessing)
+        resizes = [partial(tf.image.resize, image, target, name, antialias=False) for name in ('bicubic', 'bilinear')]
+        image = tf.cond(draw.bicubic, *resizes)
+        image = tf.cond(draw.hflip, lambda: image[:, ::-1], lambda: image)
+        image = tf.cond(draw.vflip, lambda: image[::-1], lambda: image)
+        if augmentation.changes_values:
+            image = tf_image_ops.to_bytes(tf.round(image))  # rounded for the reason given in `images`
+    if augmentation.changes_values:
+        image = tf.ensure_shape(image, [*target, preprocessing.in_chans])
+        image = tf_image_ops.carry_out(image, draw, augmentation, augmentation.fill(preprocessing))
+    return normalise(image, preprocessing)
+
+
+def resize_with_pillow(image: tf.Tensor, size: Size, draw: Draw) -> tf.Tensor:
+    """uint8 [H, W, C] -> [*size, C], and flipped.
+
+    Each random crop has a size of its own, whose kernels would cost `resample` most of its time; and TensorFlow takes
+    longer to flip than Pillow to resize.
+    """
+
+    def run(image: np.ndarray, bicubic: np.bool, hflip: np.bool, vflip: np.bool) -> np.ndarray:
+        resized = images.resize(image_ops.picture(image), size, 'bicubic' if bicubic else 'bilinear')
+        return images.array(image_ops.flip(resized, bool(hflip), bool(vflip)))
+
+    return tf.numpy_function(run, [image, draw.bicubic, draw.hflip, draw.vflip], tf.uint8)
 
 
 def tf_crop(height: tf.Tensor, width: tf.Tensor, preprocessing: Preprocessing) -> Box:
