@@ -8,6 +8,7 @@ float32 against its float64, the floor, shows what float32 can give.
 """
 
 import argparse
+import copy
 import csv
 import fnmatch
 import gc
@@ -28,12 +29,14 @@ import torch
 from safetensors.torch import save_file
 
 import jeffnet
+from jeffnet.models.table import definition
 from jeffnet.weights.judges import move_stride_to_projection
 
 # One thread: beside JAX's own threads and other processes, PyTorch's spin for each other and take many times as long.
 torch.set_num_threads(1)
 
 SIZES = ((64, 64), (97, 97), (76, 50))  # even, odd, and not square: SAME padding differs only at even sides
+PATCH_SIZES = ((64, 64), (80, 48), (224, 224))  # of networks with a position table: resampled, and as it is stored
 BATCH = 4
 DEEP = ('b6', 'b7', 'b8', 'l2')  # so ill-conditioned in float32 that float64 has to show the identity
 FIELDS = ('name', 'framework', 'size', 'dtype', 'error', 'between_frameworks', 'floor', 'bar', 'seconds', 'ok')
@@ -60,16 +63,23 @@ def randomise(model: torch.nn.Module, size: int = 128) -> torch.nn.Module:
             torch.nn.init.kaiming_normal_(module.weight)
             if module.bias is not None:
                 torch.nn.init.normal_(module.bias, 0, 0.5)
-        elif isinstance(module, torch.nn.BatchNorm2d):
+        elif isinstance(module, torch.nn.BatchNorm2d | torch.nn.LayerNorm):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
             torch.nn.init.normal_(module.bias, 0, 0.3)
-            hooks.append(module.register_forward_pre_hook(_calibrate))
+            if isinstance(module, torch.nn.BatchNorm2d):
+                hooks.append(module.register_forward_pre_hook(_calibrate))
+        for parameter in module.parameters(recurse=False):
+            if parameter.ndim == 3:  # tokens and positions
+                torch.nn.init.normal_(parameter, 0, 0.5)
     for block in model.modules():
-        if getattr(block, 'has_skip', False):
+        if getattr(block, 'has_skip', False) or hasattr(block, 'zero_init_last'):
             last = [child for child in block.children() if isinstance(child, torch.nn.BatchNorm2d)][-1]
             torch.nn.init.uniform_(last.weight, 0.2, 0.6)
-    with torch.no_grad():
-        model.eval()(torch.randn(8, model.conv_stem.in_channels, size, size))
+    model.eval()
+    if hooks:
+        first = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
+        with torch.no_grad():
+            model(torch.randn(8, first.in_channels, size, size))
     for hook in hooks:
         hook.remove()
     return model
@@ -145,7 +155,29 @@ def compare(name: str, model: torch.nn.Module, weights: Path, sizes=SIZES, dtype
     return rows
 
 
-def prove(name: str, sizes=SIZES) -> list[dict]:
+def has_positions(name: str) -> bool:
+    """Whether a network has a position table, and so a fixed image size."""
+    return hasattr(definition(jeffnet.model_info(name)), 'POSITION_TABLES')
+
+
+def sizes_of(name: str) -> tuple[tuple[int, int], ...]:
+    """The image sizes, (height, width), at which a name is compared."""
+    return PATCH_SIZES if has_positions(name) else SIZES
+
+
+def compare_sizes(name: str, model: torch.nn.Module, weights: Path, dtype=np.float32) -> list[dict]:
+    """The rows of all image sizes; for each, both sides make a network with a position table anew and resample it."""
+    if not has_positions(name):
+        return compare(name, model, weights, SIZES, dtype)
+    rows = []
+    for size in PATCH_SIZES:
+        resized = copy.deepcopy(model).float()
+        resized.set_input_size(size)
+        rows += compare(name, resized, weights, (size,), dtype, image_size=size)
+    return rows
+
+
+def prove(name: str) -> list[dict]:
     """All rows of one name: float32, and float64 for deep networks and wherever float32 is too coarse to tell."""
     info = jeffnet.model_info(name)
     rows = []
@@ -154,12 +186,12 @@ def prove(name: str, sizes=SIZES) -> list[dict]:
         if info.options.get('stride_in_projection'):
             move_stride_to_projection(model)
         weights = save_weights(model, Path(folder) / 'model.safetensors')
-        rows += compare(name, model, weights, sizes)
+        rows += compare_sizes(name, model, weights)
         shaky = any(float(row['bar']) > BAR32 for row in rows)
         if shaky or info.arch.split('_')[-1] in DEEP:
             jax.config.update('jax_enable_x64', True)
             try:
-                rows += compare(name, model, weights, sizes, np.float64)
+                rows += compare_sizes(name, model, weights, np.float64)
             finally:
                 jax.config.update('jax_enable_x64', False)
     jax.clear_caches()

@@ -21,7 +21,8 @@ log = logging.getLogger('jeffnet')
 FLAVOURS = {'pt': PYTORCH, 'tf': TENSORFLOW}
 # Fields of a model's dataclass that are set by the keywords of `_plan`; the stages are the architecture itself.
 NOT_OVERRIDES = (
-    'stages', 'num_classes', 'in_chans', 'out_indices', 'output_stride', 'drop_rate', 'drop_path_rate', 'variant',
+    'stages', 'num_classes', 'in_chans', 'image_size', 'out_indices', 'output_stride', 'drop_rate', 'drop_path_rate',
+    'variant',
 )  # fmt: skip
 
 
@@ -114,12 +115,10 @@ def _plan(
         'variant': info.name,
         'num_classes': _classes(num_classes, whole.num_classes),
         'in_chans': _positive('in_chans', in_chans),
-        'output_stride': _one_of('output_stride', output_stride, (8, 16, 32)),
         'drop_rate': _rate('drop_rate', drop_rate),
         'drop_path_rate': _rate('drop_path_rate', drop_path_rate),
+        **_extent(info, whole, image_size, output_stride),
     }
-    if image_size is not None:
-        _image_size(image_size, output_stride)
     _check_seed(seed)
     _flag('strict', strict)
     _flag('use_ema', use_ema)
@@ -132,7 +131,9 @@ def _plan(
     if _flag('features_only', features_only):
         if num_classes is not None and num_classes > 0:
             raise ValueError(f'features_only=True returns no logits: leave out num_classes={num_classes}')
-        block = dataclasses.replace(block, out_indices=_indices(out_indices, len(block.feature_info)))
+        usual = getattr(definition(info), 'FEATURE_MAPS', None)
+        indices = _indices(usual if out_indices is None else out_indices, len(block.feature_info))
+        block = dataclasses.replace(block, out_indices=indices)
     elif out_indices is not None:
         raise ValueError(f'out_indices={out_indices!r} needs features_only=True')
     if not _flag('pretrained', pretrained) and weights is None:
@@ -247,10 +248,23 @@ def _floating(dtype):
     return kind.type
 
 
+def _extent(info: ModelInfo, block: Any, image_size, output_stride) -> dict:
+    """The fields that say how images become feature maps: strides, or an image size for a position table."""
+    output_stride = _one_of('output_stride', output_stride, (8, 16, 32))
+    if hasattr(block, 'output_stride'):  # a convolutional network, which takes any size
+        if image_size is not None:
+            _image_size(image_size, output_stride)
+        return {'output_stride': output_stride}
+    if output_stride != 32:
+        raise ValueError(f'output_stride={output_stride}: {info.name} has no strides to change; leave it out')
+    return {} if image_size is None else {'image_size': _image_size(image_size, block.patch_size)}
+
+
 def _image_size(image_size, smallest):
     sides = tuple(image_size) if isinstance(image_size, tuple | list) else (image_size, image_size)
     if len(sides) != 2 or not all(_whole(side) and side >= smallest for side in sides):
         raise ValueError(f'image_size={image_size!r}: expected one side or (height, width), at least {smallest} pixels')
+    return tuple(map(int, sides))
 
 
 def _check_seed(seed):

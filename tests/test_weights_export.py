@@ -108,7 +108,9 @@ def test_a_folder_that_timm_wrote(state, tmp_path):
         ('tf_efficientnet_b0', 'mine', 'tf_efficientnet_b0'),
         ('efficientnet_b0', None, 'pt_efficientnet_b0'),
         ('tf_efficientnet_l2', 'ns_jft_in1k_475', 'tf_efficientnet_l2_ns_475'),
-        ('resnet50', 'a1_in1k', None),
+        ('resnet50', 'a1_in1k', 'pt_resnet50'),
+        ('resnet50', 'a2_in1k', 'pt_resnet50.a2_in1k'),
+        ('convnext_tiny', 'in12k', None),
     ],
 )
 def test_architectures_of_timm_by_our_names(architecture, tag, name):

@@ -33,6 +33,7 @@ class Conv(Block):
     padding: Padding | None = None  # None: the policy's
     use_bias: bool = False
     kernel_init: Callable | None = None  # None: fan-out, as TensorFlow's EfficientNet
+    bias_init: Callable = initial.zeros
 
     def setup(self):
         if self.in_features % self.groups or self.out_features % self.groups:
@@ -40,7 +41,7 @@ class Conv(Block):
         size = pair(self.kernel_size)
         init = self.kernel_init or initial.fan_out(size, self.out_features, self.groups)
         self.kernel = Param((*size, self.in_features // self.groups, self.out_features), init)
-        self.bias = Param((self.out_features,), initial.zeros) if self.use_bias else None
+        self.bias = Param((self.out_features,), self.bias_init) if self.use_bias else None
 
     def __call__(self, x):  # [N, H, W, in]
         dtype = self.policy.dtype
@@ -86,11 +87,12 @@ class Linear(Block):
     out_features: int
     use_bias: bool = True
     kernel_init: Callable | None = None  # None: N(0, 1 / sqrt(in))
+    bias_init: Callable = initial.zeros
 
     def setup(self):
         init = self.kernel_init or initial.Normal(1 / math.sqrt(self.in_features))
         self.kernel = Param((self.in_features, self.out_features), init)
-        self.bias = Param((self.out_features,), initial.zeros) if self.use_bias else None
+        self.bias = Param((self.out_features,), self.bias_init) if self.use_bias else None
 
     def __call__(self, x):  # [..., in]
         dtype = self.policy.dtype
@@ -104,10 +106,11 @@ class BatchNorm(Block):
     features: int
     momentum: float | None = None  # share of the old statistic that is kept; None: the policy's
     eps: float | None = None  # None: the policy's
+    scale_init: Callable = initial.ones
 
     def setup(self):
         shape = (self.features,)
-        self.scale, self.bias = Param(shape, initial.ones), Param(shape, initial.zeros)
+        self.scale, self.bias = Param(shape, self.scale_init), Param(shape, initial.zeros)
         self.mean, self.var = State(shape, initial.zeros), State(shape, initial.ones)
 
     def __call__(self, x, training=False):  # [N, ..., features]

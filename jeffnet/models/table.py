@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-FAMILY_FILES = ('efficientnet',)
+FAMILY_FILES = ('efficientnet', 'resnet', 'vit')
 
 
 @dataclass(frozen=True)

@@ -16,20 +16,30 @@ def channels(kernel: np.ndarray, count: int) -> np.ndarray:
     return kernel[:, :, chosen].astype(np.float32) * np.float32(kernel.shape[2] / count)
 
 
-def positions(table: np.ndarray, grid: tuple[int, int], prefix_tokens: int = 0) -> np.ndarray:
+def positions(
+    table: np.ndarray, grid: tuple[int, int], prefix_tokens: int = 0, old: tuple[int, int] | None = None
+) -> np.ndarray:
     """A position table `[1, prefix + H * W, C]` resampled to `grid`, (height, width): antialiased bicubic, as timm.
 
-    The first `prefix_tokens` rows (class token, registers) stay as they are. Raises ValueError if the old grid is not
-    square.
+    The first `prefix_tokens` rows (class token, registers) stay as they are. `old` is the grid of the table, by default
+    a square one; raises ValueError if the table has another number of places.
     """
     prefix, grid_part = table[:, :prefix_tokens], table[:, prefix_tokens:]
-    side = math.isqrt(grid_part.shape[1])
-    if side * side != grid_part.shape[1]:
-        raise ValueError(f'a position table of {grid_part.shape[1]} places is no square grid and cannot be resampled')
-    square = grid_part.astype(np.float32).reshape(side, side, -1)
-    rows, columns = (bicubic_weights(side, new) for new in grid)
-    resampled = np.einsum('hi,wj,ijc->hwc', rows, columns, square, optimize=True)
+    old = old or square_grid(grid_part.shape[1])
+    if math.prod(old) != grid_part.shape[1]:
+        raise ValueError(f'a position table of {grid_part.shape[1]} places is no grid of {old[0]} x {old[1]}')
+    image = grid_part.astype(np.float32).reshape(*old, -1)
+    rows, columns = (bicubic_weights(*sizes) for sizes in zip(old, grid, strict=True))
+    resampled = np.einsum('hi,wj,ijc->hwc', rows, columns, image, optimize=True)
     return np.concatenate([prefix, resampled.reshape(1, grid[0] * grid[1], -1)], 1).astype(np.float32)
+
+
+def square_grid(places: int) -> tuple[int, int]:
+    """(side, side) of a square of so many places; ValueError if there is none."""
+    side = math.isqrt(places)
+    if side * side != places:
+        raise ValueError(f'a position table of {places} places is no square grid and cannot be resampled')
+    return side, side
 
 
 def bicubic_weights(old: int, new: int) -> np.ndarray:

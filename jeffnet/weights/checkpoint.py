@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from jeffnet.models.table import model_info, table, tagged
+from jeffnet.models.table import definition, model_info, table, tagged
 from jeffnet.weights.files import AVERAGE, DIGEST, digest
 from jeffnet.weights.stored import StoredArray
 
@@ -23,7 +23,7 @@ log = logging.getLogger('jeffnet')
 
 # timm's `model_args` that are keywords of `create_model` too.
 MODEL_ARGS = ('num_classes', 'in_chans', 'drop_rate', 'drop_path_rate', 'output_stride', 'bn_eps')
-AS_EVER = {'global_pool': 'avg', 'pretrained': False, 'features_only': False}  # arguments at the value that we have
+AS_EVER = {'pretrained': False, 'features_only': False}  # arguments at the value that we have
 
 
 def save(
@@ -132,21 +132,19 @@ def _of_timm(config: dict[str, Any]) -> dict[str, Any]:
     ours, published = config.get('jeffnet') or {}, config.get('pretrained_cfg') or config
     arguments = config.get('model_args') or {}
     shape = published.get('input_size') or (3, None, None)  # (C, H, W)
+    model = ours.get('model') or model_of_timm(config['architecture'], published.get('tag'))
+    if model:
+        _check_arguments(arguments, model)
     options = {key: arguments[key] for key in MODEL_ARGS if arguments.get(key) is not None}
     if 'bn_momentum' in arguments:
         options['bn_momentum'] = 1 - arguments['bn_momentum']  # PyTorch counts the share of the new statistic
-    odd = [
-        k
-        for k, v in arguments.items()
-        if k not in (*MODEL_ARGS, 'bn_momentum') and v is not None and AS_EVER.get(k) != v
-    ]
-    if odd:
-        raise ValueError(f'its model_args hold {", ".join(odd)}, which jeffnet does not know')
     counts = (config.get('num_classes'), published.get('num_classes'), 1000)
     classes = next(count for count in counts if count is not None)
     options['num_classes'] = classes if classes else -1  # timm's 0: no classifier behind the pooling
     options['in_chans'] = arguments.get('in_chans', shape[0])
-    model = ours.get('model') or model_of_timm(config['architecture'], published.get('tag'))
+    size = arguments.get('img_size') or (shape[1:] if published.get('fixed_input_size') else None)
+    if size:  # of a network with a position table
+        options['image_size'] = size
     if model and not ours:
         options |= _as_timm_builds(model, classes, published.get('tag'))
     preprocessing = ours.get('preprocessing') or {
@@ -168,6 +166,15 @@ def _of_timm(config: dict[str, Any]) -> dict[str, Any]:
         'classes': labels if isinstance(labels, list) else None,
         'metrics': ours.get('metrics'),
     }
+
+
+def _check_arguments(arguments: dict[str, Any], model: str) -> None:
+    """Raises ValueError if timm's `model_args` change the network in a way that jeffnet does not know."""
+    as_ever = {**AS_EVER, 'global_pool': getattr(definition(model_info(model)), 'POOLING', 'avg')}
+    known = (*MODEL_ARGS, 'bn_momentum', 'img_size')
+    odd = [k for k, v in arguments.items() if k not in known and v is not None and as_ever.get(k) != v]
+    if odd:
+        raise ValueError(f'its model_args hold {", ".join(odd)}, which jeffnet does not know')
 
 
 def _as_timm_builds(model: str, classes: int, tag: str | None) -> dict[str, Any]:

@@ -19,12 +19,13 @@ from jeffnet.models.table import ModelInfo, definition, model_info
 from jeffnet.weights import hub, recognise
 from jeffnet.weights.checkpoint import replaced, write_arrays
 from jeffnet.weights.files import TORCH_SUFFIXES
+from jeffnet.weights.merge import stored_grid
 from jeffnet.weights.names import timm_names, to_timm
 
 log = logging.getLogger('jeffnet')
 
 # Keywords of `create_model` that shape the network and that its root block holds.
-OPTIONS = ('num_classes', 'in_chans', 'output_stride')
+OPTIONS = ('num_classes', 'in_chans', 'output_stride', 'image_size')  # of the last two a network has one
 FOREIGN = (*TORCH_SUFFIXES, '.npz', '.npy', '.h5', '.keras', '.msgpack', '.onnx')  # what people may expect, and not get
 
 
@@ -162,18 +163,21 @@ def of_variables(flat: Mapping[str, Any], name: str | None) -> tuple[ModelInfo |
     info = model_info(name or fitting[0])
     family = definition(info)
     kernel = shapes.get(f'{family.CLASSIFIER}.kernel')
-    block = dataclasses.replace(
-        family.VARIANTS[info.arch](**info.options),
-        num_classes=kernel[-1] if kernel else -1,
-        in_chans=shapes[f'{family.FIRST_CONV}.kernel'][2],
-    )
+    published = family.VARIANTS[info.arch](**info.options)
+    options = {'num_classes': kernel[-1] if kernel else -1, 'in_chans': shapes[f'{family.FIRST_CONV}.kernel'][2]}
+    for table, prefix_tokens in getattr(family, 'POSITION_TABLES', {}).items():
+        grid = stored_grid(shapes[table][1] - prefix_tokens, published, {})
+        options['image_size'] = tuple(side * published.patch_size for side in grid)
+    block = dataclasses.replace(published, **options)
     known = name is not None or len(fitting) == 1
     return (info if known else None), block, FLAVOURS[info.flavour] if known else PYTORCH
 
 
 def options_of(info: ModelInfo | None, block: Any, policy: Policy) -> dict[str, Any]:
     """The keywords of `create_model` that rebuild a network, without those that are as published."""
-    options = {key: getattr(block, key) for key in OPTIONS}
+    options = {key: getattr(block, key) for key in OPTIONS if hasattr(block, key)}
+    if 'image_size' in options:
+        options['image_size'] = list(options['image_size'])
     if info is None:
         return {key: options[key] for key in ('num_classes', 'in_chans')}
     published = definition(info).VARIANTS[info.arch](**info.options)
@@ -224,28 +228,29 @@ def timm_config(export: Export) -> dict[str, Any]:
     family, prepared, options = definition(info), about['preprocessing'], about['options']
     classes = max(options.get('num_classes', 0), 0)
     arguments = {'in_chans': options['in_chans']} if options['in_chans'] != 3 else {}
-    if options['output_stride'] != 32:
+    if options.get('output_stride', 32) != 32:
         arguments['output_stride'] = options['output_stride']
     if 'bn_eps' in options:
         arguments['bn_eps'] = options['bn_eps']
-    height, width = prepared['image_size']
+    fixed = 'image_size' in options  # by a position table
+    height, width = options['image_size'] if fixed else prepared['image_size']
     config = {
         'architecture': info.timm,
         'num_classes': classes,
         'num_features': export.features,
-        'global_pool': 'avg',
+        'global_pool': getattr(family, 'POOLING', 'avg'),
         'pretrained_cfg': {
             'tag': info.tag or '',
             'custom_load': False,
             'input_size': [options['in_chans'], height, width],
-            'fixed_input_size': False,
+            'fixed_input_size': fixed,
             'interpolation': prepared['interpolation'],
             'crop_pct': prepared['crop_pct'],
             'crop_mode': 'center',
             'mean': prepared['mean'],
             'std': prepared['std'],
             'num_classes': classes,
-            'pool_size': [math.ceil(height / 32), math.ceil(width / 32)],
+            'pool_size': None if fixed else [math.ceil(height / 32), math.ceil(width / 32)],
             'first_conv': family.FIRST_CONV,
             'classifier': family.CLASSIFIER,
             'license': info.licence,

@@ -14,7 +14,7 @@ from jeffnet.weights import files
 from jeffnet.weights.names import timm_names, to_timm
 
 JUDGES = ('timm', 'torchvision')
-SIZES = (96, 97)  # even and odd: SAME padding differs from symmetric padding at even sides only
+SIZES = ((96, 96), (97, 97))  # even and odd: SAME padding differs from symmetric padding at even sides only
 BAR = (
     2e-4  # of the spread of the logits, as in the parity table; where the judge's own rounding is larger, 5 times that
 )
@@ -69,8 +69,8 @@ def compare(judge: str, path: Path, module: Any, variables: dict, use_ema: bool 
     network = judge_of(judge, info, path, module, variables, use_ema)
     predict = jeffnet.predictor(module, variables)
     errors, roundings = [], []
-    for size in SIZES:
-        x = np.random.default_rng(0).standard_normal((4, size, size, module.in_chans)).astype(np.float32)
+    for size in [module.image_size] if hasattr(module, 'image_size') else SIZES:
+        x = np.random.default_rng(0).standard_normal((4, *size, module.in_chans)).astype(np.float32)
         with torch.no_grad():
             images = torch.from_numpy(x).permute(0, 3, 1, 2)
             rough, exact = network.float()(images).numpy(), network.double()(images.double()).numpy()
@@ -85,7 +85,7 @@ def compare(judge: str, path: Path, module: Any, variables: dict, use_ema: bool 
 def judge_of(judge: str, info: ModelInfo, path: Path, module: Any, variables: dict, use_ema: bool):
     """The judge's network in evaluation mode, with the file's arrays where it knows their names, else with ours."""
     file = files.read(path, use_ema)
-    timm_file = file.layout == 'pytorch' and 'conv_stem.weight' in file.arrays
+    timm_file = file.layout == 'pytorch' and f'{definition(info).FIRST_CONV}.weight' in file.arrays
     if judge == 'torchvision':
         if info.arch not in TORCHVISION or file.layout != 'pytorch' or timm_file:
             raise ValueError(
@@ -97,13 +97,18 @@ def judge_of(judge: str, info: ModelInfo, path: Path, module: Any, variables: di
     else:
         import timm
 
-        options = {'num_classes': module.num_classes, 'in_chans': module.in_chans, 'bn_eps': module.policy.bn_eps}
-        if module.output_stride != 32:
+        options = {'num_classes': module.num_classes, 'in_chans': module.in_chans}
+        if hasattr(module, 'image_size'):
+            options['img_size'] = module.image_size
+        elif module.output_stride != 32:
             options['output_stride'] = module.output_stride
         network = timm.create_model(info.timm, **options)
+        set_eps(network, module.policy.bn_eps)
         if getattr(module, 'stride_in_projection', False):
             move_stride_to_projection(network)
-    as_in_file = judge == 'torchvision' or (timm_file and module.in_chans == 3)
+    wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    adapted = any(wanted.get(name) not in (None, tuple(array.shape)) for name, array in file.arrays.items())
+    as_in_file = judge == 'torchvision' or (timm_file and not adapted)
     load_into(network, {k: a.read() for k, a in file.arrays.items()} if as_in_file else timm_state(module, variables))
     return network.eval()
 
@@ -126,6 +131,15 @@ def load_into(network, state: dict[str, np.ndarray]) -> None:
     )
     tensors._metadata = network.state_dict()._metadata  # type: ignore[attr-defined]  MNASNet asks for its version
     network.load_state_dict(tensors)
+
+
+def set_eps(network, eps: float) -> None:
+    """Gives a PyTorch network's batch norms this epsilon, for which only some of timm's families have an argument."""
+    import torch
+
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.eps = eps
 
 
 def move_stride_to_projection(network):

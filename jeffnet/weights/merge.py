@@ -2,9 +2,11 @@
 
 import dataclasses
 import logging
+import math
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +73,19 @@ def load(
     # What the same network has as a whole: the file may hold its head although features are asked for.
     whole = dataclasses.replace(block, out_indices=None, num_classes=max(block.num_classes, 1))
     found = translate(file.layout, file.arrays, info, whole, policy)
-    flat = adapted(found.flat, info, block, wanted, new_classifier)
+    flat = adapted(found.flat, info, block, wanted, new_classifier, file.about.get('options', {}))
     check_fit(file, info, dataclasses.replace(found, flat=flat), wanted, strict, new_classifier)
     fits = {n: flat[n] for n in wanted if flat.get(n) is not None and flat[n].shape == tuple(wanted[n].shape)}
     return Loaded(values_of(file, fits), found.policy)
 
 
-def adapted(flat: Mapping, info: ModelInfo, block: Any, wanted: Mapping, new_classifier: bool) -> dict:
-    """The arrays fitted to the classes, channels and image size asked for; `None` keeps an initial value on purpose."""
+def adapted(
+    flat: Mapping, info: ModelInfo, block: Any, wanted: Mapping, new_classifier: bool, saved: Mapping | None = None
+) -> dict:
+    """The arrays fitted to the classes, channels and image size asked for; `None` keeps an initial value on purpose.
+
+    `saved` are the options that the file says its network was made with.
+    """
     flat, family = dict(flat), definition(info)
     kernel, first = f'{family.CLASSIFIER}.kernel', f'{family.FIRST_CONV}.kernel'
     classes = flat[kernel].shape[-1] if kernel in flat else None
@@ -91,11 +98,22 @@ def adapted(flat: Mapping, info: ModelInfo, block: Any, wanted: Mapping, new_cla
         shape = (*flat[first].shape[:2], block.in_chans, flat[first].shape[3])
         flat[first] = flat[first].mapped(lambda kernel: adapt.channels(kernel, block.in_chans), shape)
     for name, prefix_tokens in getattr(family, 'POSITION_TABLES', {}).items():
-        if name in flat and name in wanted and flat[name].shape != wanted[name].shape:
-            grid = (block.grid_size, prefix_tokens)
-            log.info('%s: %s resampled from %s to %s', info.name, name, flat[name].shape, wanted[name].shape)
-            flat[name] = flat[name].mapped(lambda table, grid=grid: adapt.positions(table, *grid), wanted[name].shape)
+        if name in flat and name in wanted and flat[name].shape[2:] == wanted[name].shape[2:]:
+            old = stored_grid(flat[name].shape[1] - prefix_tokens, block, saved or {})
+            if old != block.grid_size:
+                log.info('%s: %s resampled from %dx%d to %dx%d places', info.name, name, *old, *block.grid_size)
+                grids = {'grid': block.grid_size, 'prefix_tokens': prefix_tokens, 'old': old}
+                flat[name] = flat[name].mapped(partial(adapt.positions, **grids), wanted[name].shape)
     return flat
+
+
+def stored_grid(places: int, block: Any, saved: Mapping) -> tuple[int, int]:
+    """The grid, (height, width), of a position table: of the image size that the file names, else a square, as timm."""
+    if saved.get('image_size'):
+        return dataclasses.replace(block, image_size=tuple(saved['image_size'])).grid_size
+    if math.prod(block.grid_size) == places and math.isqrt(places) ** 2 != places:
+        return block.grid_size
+    return adapt.square_grid(places)
 
 
 def origin_fits(file: WeightsFile, info: ModelInfo, strict: bool) -> None:

@@ -12,13 +12,13 @@ from jeffnet.weights.stored import StoredArray
 
 
 def models_of(file: WeightsFile) -> list[str]:
-    """The names of the table whose arrays are those of the file, whatever its classes and channels."""
+    """The names of the table whose arrays are those of the file, whatever its classes, channels and image size."""
     theirs = flavour(file)
     return [name for name in fitting(file.layout, file.arrays) if theirs in (None, table()[name].flavour)]
 
 
 def models_of_variables(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
-    """The names of the table whose variables have these flat names and shapes, whatever the classes and channels."""
+    """The names of the table whose variables have these flat names and shapes, classes, channels, image size aside."""
     return fitting(
         'jeffnet', {name: StoredArray(tuple(shape), np.dtype('float32'), _none) for name, shape in shapes.items()}
     )
@@ -59,7 +59,12 @@ def _fits(layout: str, arrays: Mapping[str, StoredArray], info: ModelInfo) -> bo
     free = {f'{family.CLASSIFIER}.kernel', f'{family.CLASSIFIER}.bias', f'{family.FIRST_CONV}.kernel'}
     if found.unexpected or not wanted.keys() - found.flat.keys() <= free:
         return False
-    return all(found.flat[name].shape == tuple(d.shape) for name, d in wanted.items() if name not in free)
+    tables = getattr(family, 'POSITION_TABLES', ())  # their length is that of the image size
+
+    def shape(name, array):
+        return tuple(array.shape[2:] if name in tables else array.shape)
+
+    return all(shape(name, found.flat[name]) == shape(name, d) for name, d in wanted.items() if name not in free)
 
 
 def _none() -> np.ndarray:
