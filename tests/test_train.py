@@ -1,134 +1,33 @@
 """Training: each part against closed forms, and one small run from image files to a checkpoint that validates."""
 
 import json
-import math
 import runpy
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
+import torch
 from ml_collections import ConfigDict
 from PIL import Image
+from timm.utils import ModelEmaV3
 
 import jeffnet
-from jeffnet.train import (
-    checked,
-    count,
-    cross_entropy,
-    decay_mask,
-    default_config,
-    make_optimizer,
-    make_schedule,
-    prepare,
-    run,
-    summary,
-    zeros,
-)
-from jeffnet.train.optimizers import OPTIMIZERS
+from jeffnet.data.source import DataError
+from jeffnet.train import checked, count, cross_entropy, default_config, prepare, run, summary, zeros
+from jeffnet.train.averages import ema_decay
+from jeffnet.train.feed import Feed
+from jeffnet.train.loss_scale import LossScale
 
 ROOT = Path(__file__).parents[1]
 MODEL = 'tf_mobilenetv3_small_minimal_100'  # the cheapest to compile
 
-# ------------------------------------------------------------------------------------------------ schedules
-
-
-def test_constant_schedule_rises_then_stays():
-    schedule = make_schedule('constant', peak=0.4, total_steps=100, warmup_steps=10)
-    assert [float(schedule(step)) for step in (0, 5, 10, 99)] == pytest.approx([0, 0.2, 0.4, 0.4])
-
-
-@pytest.mark.parametrize('step', [0, 4, 10, 11, 55, 99])
-def test_cosine_schedule_after_warmup(step):
-    schedule = make_schedule('cosine', peak=0.4, total_steps=100, warmup_steps=10)
-    expected = 0.4 * step / 10 if step < 10 else 0.2 * (1 + math.cos(math.pi * (step - 10) / 90))
-    assert float(schedule(step)) == pytest.approx(expected, rel=1e-5, abs=1e-7)
-    assert float(schedule(step)) == pytest.approx(
-        float(optax.warmup_cosine_decay_schedule(0.0, 0.4, 10, 100)(step)), rel=1e-5, abs=1e-7
-    )
-
-
-def test_schedule_errors():
-    with pytest.raises(ValueError, match=r"'cosin'.*constant, cosine"):
-        make_schedule('cosin', peak=1, total_steps=10)
-    with pytest.raises(ValueError, match='10 steps does not fit into 10'):
-        make_schedule('cosine', peak=1, total_steps=10, warmup_steps=10)
-
-
-# ----------------------------------------------------------------------------------------------- optimizers
-
-PARAMS = {'kernel': jnp.array([[1.0, -2.0]]), 'bias': jnp.array([3.0]), 'scale': jnp.array([0.5])}
-GRADS = {'kernel': jnp.array([[0.1, 0.3]]), 'bias': jnp.array([0.2]), 'scale': jnp.array([-0.4])}
-
-
-def after(optimizer, steps):
-    """The parameters after some steps of always the same gradient."""
-    params, state = PARAMS, optimizer.init(PARAMS)
-    for _ in range(steps):
-        updates, state = optimizer.update(GRADS, state, params)
-        params = optax.apply_updates(params, updates)
-    return params
-
-
-def test_decay_mask_leaves_biases_and_norms_alone():
-    _, variables = jeffnet.create_model(MODEL)
-    mask = jeffnet.flat_variables({'params': decay_mask(variables['params'])})
-    assert {name.rpartition('.')[2] for name, decays in mask.items() if decays} == {'kernel'}
-    assert {name.rpartition('.')[2] for name, decays in mask.items() if not decays} == {'bias', 'scale'}
-
-
-def test_sgd_with_weight_decay_by_hand():
-    params = after(make_optimizer('sgd', 0.1, weight_decay=0.01), steps=1)
-    np.testing.assert_allclose(params['kernel'], [[1 - 0.1 * (0.1 + 0.01), -2 - 0.1 * (0.3 - 0.02)]], rtol=1e-6)
-    np.testing.assert_allclose(params['bias'], [3 - 0.1 * 0.2], rtol=1e-6)
-
-
-@pytest.mark.parametrize(('name', 'distance'), [('momentum', 1 + 1.9), ('nesterov', 1.9 + (0.9 * 1.9 + 1))])
-def test_momentum_by_hand(name, distance):
-    params = after(make_optimizer(name, 0.1, momentum=0.9), steps=2)
-    np.testing.assert_allclose(params['kernel'], PARAMS['kernel'] - 0.1 * distance * GRADS['kernel'], rtol=1e-6)
-
-
-@pytest.mark.parametrize('name', ['adam', 'adamw', 'lamb'])
-def test_adam_family_first_step_without_decay(name):
-    params = after(make_optimizer(name, 0.1), steps=1)
-    trust = (
-        1.0 if name != 'lamb' else float(jnp.linalg.norm(PARAMS['kernel'])) / math.sqrt(2)
-    )  # the step has norm sqrt(2)
-    np.testing.assert_allclose(params['kernel'], PARAMS['kernel'] - 0.1 * trust * jnp.sign(GRADS['kernel']), rtol=1e-4)
-
-
-@pytest.mark.parametrize('name', OPTIMIZERS)
-def test_weight_decay_shrinks_weights_only(name):
-    plain, decayed = (after(make_optimizer(name, 0.1, weight_decay=decay), steps=2) for decay in (0.0, 0.5))
-    assert not np.allclose(plain['kernel'], decayed['kernel'], rtol=1e-3)
-    for leaf in ('bias', 'scale'):
-        np.testing.assert_array_equal(plain[leaf], decayed[leaf])
-
-
-def test_optimizer_error_lists_the_names():
-    with pytest.raises(ValueError, match=r"'sgdd'.*nesterov.*lamb"):
-        make_optimizer('sgdd', 0.1)
-
-
-# --------------------------------------------------------------------------------------- losses and metrics
-
-
-def test_cross_entropy_by_hand():
-    rng = np.random.default_rng(0)
-    logits, labels = rng.normal(size=(4, 5)).astype(np.float32), np.array([0, 4, 2, 2])
-    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
-    targets = 0.9 * np.eye(5)[labels] + 0.1 / 5
-    np.testing.assert_allclose(cross_entropy(logits, labels, 0.1), -(targets * log_p).sum(-1), rtol=1e-5)
-    np.testing.assert_allclose(
-        cross_entropy(logits, labels), optax.softmax_cross_entropy_with_integer_labels(logits, labels), rtol=1e-5
-    )
-    assert cross_entropy(jnp.asarray(logits, jnp.bfloat16), labels).dtype == jnp.float32
+# -------------------------------------------------------------------------------------------------- metrics
 
 
 def test_counts_with_mask_are_exact_for_any_batch_size():
@@ -200,14 +99,12 @@ def test_run_writes_a_log_of_every_interval(trained):
     assert plan.steps == 18
 
 
-def test_each_step_is_compiled_once(trained):
-    plan, *_ = trained
-    assert (plan.train_step._cache_size(), plan.eval_step._cache_size()) == (1, 1)
-
-
 def test_checkpoint_gives_what_training_measured(trained):
     plan, _, folder = trained
-    assert sorted(path.name for path in folder.iterdir()) == ['best', 'config.json', 'last', 'log.jsonl']
+    assert sorted(path.name for path in folder.iterdir()) == [
+        'best', 'checkpoints', 'config.json', 'curves.png', 'last', 'learning_rate.png', 'log.jsonl', 'metrics.csv',
+        'tensorboard',
+    ]  # fmt: skip
     config = jeffnet.weights.read_config(folder / 'last')
     module, variables = jeffnet.create_model(config['model'], weights=folder / 'last', **config['options'])
     predict = jeffnet.predictor(module, variables)
@@ -217,53 +114,64 @@ def test_checkpoint_gives_what_training_measured(trained):
     assert config['classes'] == ['blue', 'green', 'red']
 
 
-def test_bfloat16_keeps_the_state_in_float32(squares, tmp_path):
+def test_average_is_exported_beside_the_weights(squares, tmp_path):
     config = small_config(squares, tmp_path)
-    config.dtype = 'bfloat16'
+    config.update(ema_decay=0.9, epochs=2.0)
     plan = prepare(config, 'pt')
-    batch = {'image': jnp.zeros((8, 32, 32, 3)), 'label': jnp.zeros(8, jnp.int32)}
-    state, totals = jax.eval_shape(plan.train_step, plan.state, zeros(), batch)
-    assert {array.dtype for array in jax.tree.leaves((state.params, state.batch_stats))} == {jnp.dtype('float32')}
-    assert totals['loss'].dtype == jnp.float32
-    assert str(jax.make_jaxpr(plan.train_step)(plan.state, zeros(), batch)).count('bf16') > 100
+    run(plan)
+    rows = [json.loads(line) for line in (tmp_path / 'log.jsonl').read_text().splitlines()]
+    judged = {row['weights']: row for row in rows if row['kind'] == 'validation'}
+    (batch,) = plan.validation
+    losses = {}
+    for use_ema in (True, False):
+        module, variables = jeffnet.create_model(MODEL, weights=tmp_path / 'last', use_ema=use_ema)
+        logits = jeffnet.predictor(module, variables)(batch['image'])[:7]
+        losses[use_ema] = float(cross_entropy(logits, jnp.asarray(batch['label'][:7])).mean())
+    assert losses[True] == pytest.approx(judged['ema']['loss'], rel=1e-4)
+    assert losses[False] == pytest.approx(judged['raw']['loss'], rel=1e-4)
+    assert losses[True] != pytest.approx(losses[False], rel=1e-3)
 
 
-DEVICES = """
-import flax.linen as nn, jax, numpy as np
-from jax.sharding import AxisType
-from jeffnet.train import TrainState, make_optimizer, zeros
-from jeffnet.train.mesh import everywhere, split
-from jeffnet.train.step import make_train_step
+def test_feed_passes_errors_on_and_closes_in_its_thread():
+    closed = []
 
-class Net(nn.Module):
-    @nn.compact
-    def __call__(self, x, training):
-        x = nn.relu(nn.BatchNorm(not training)(nn.Conv(8, (3, 3))(x)))
-        return nn.Dense(3)(nn.Dropout(0.5, deterministic=not training)(x.mean((1, 2))))
+    def batches():
+        try:
+            yield 1
+            yield 2
+            raise DataError('third')
+        finally:
+            closed.append(threading.current_thread().name)
 
-net, rng, results = Net(), np.random.default_rng(0), []
-images, labels = rng.normal(size=(3, 8, 6, 6, 3)).astype(np.float32), rng.integers(0, 3, (3, 8))
-batches = [{'image': images[i], 'label': labels[i]} for i in range(3)]
-for devices in (1, 4):
-    mesh = jax.make_mesh((devices,), ('data',), (AxisType.Auto,), devices=jax.devices()[:devices])
-    optimizer = make_optimizer('nesterov', 0.1, weight_decay=1e-3)
-    variables = net.init(jax.random.key(0), batches[0]['image'], training=False)
-    state = jax.device_put(TrainState.create(variables, optimizer), everywhere(mesh))
-    step, totals = make_train_step(net, optimizer, mesh, seed=0, smoothing=0.1), zeros(everywhere(mesh))
-    for batch in batches:
-        state, totals = step(state, totals, split(mesh, batch))
-    results.append(jax.device_get((state, totals)))
-jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), *results)
-"""
+    feed = Feed(batches(), lambda batch: 10 * batch, ahead=1)
+    assert (next(feed), next(feed)) == (10, 20)
+    with pytest.raises(DataError, match='third'):
+        next(feed)
+    feed.close()
+    endless = Feed(iter(int, 1), lambda batch: batch, ahead=2)
+    endless.close()
+    assert closed == ['feed'] and not endless.thread.is_alive()
 
 
-def test_four_devices_train_as_one():
-    # In a process of its own: the number of devices is fixed when JAX starts.
-    environment = {'JAX_NUM_CPU_DEVICES': '4', 'JAX_PLATFORMS': 'cpu', 'PATH': '', 'PYTHONPATH': str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, '-c', DEVICES], env=environment, capture_output=True, text=True, check=False, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
+def test_ema_decay_by_hand():
+    assert float(ema_decay(0, 0.9999)) == pytest.approx(0.1)
+    assert float(ema_decay(90, 0.9999)) == pytest.approx(0.91)
+    assert float(ema_decay(10**7, 0.9999)) == pytest.approx(0.9999)
+    assert float(ema_decay(0, 0.9999, 'none')) == pytest.approx(0.9999)
+    timms = ModelEmaV3(torch.nn.Linear(1, 1), decay=0.9999, use_warmup=True)
+    for step in (0, 1, 10, 1000):  # timm counts from 1
+        assert float(ema_decay(step, 0.9999, 'timm')) == pytest.approx(timms.get_decay(step + 1), rel=1e-4)
+
+
+def test_loss_scale_grows_to_its_cap_and_shrinks():
+    scale = LossScale.create(2.0**22)
+    for expected in (2.0**23, 2.0**24, 2.0**24):
+        for _ in range(3):
+            before, scale = scale, scale.updated(jnp.bool_(True), growth_steps=3)
+        assert float(scale.scale) == expected and int(before.good_steps) == 2
+    scale = scale.updated(jnp.bool_(True), 3).updated(jnp.bool_(False), 3)
+    assert (float(scale.scale), int(scale.good_steps)) == (2.0**23, 0)
+    assert float(LossScale.create(1.0).updated(jnp.bool_(False), 3).scale) == 1.0
 
 
 # --------------------------------------------------------------------------------------------- configuration
@@ -273,11 +181,11 @@ def test_four_devices_train_as_one():
     ('key', 'value', 'message'),
     [
         ('optimizer', 'nestrov', r"config.optimizer is 'nestrov'; allowed: sgd, .*did you mean nesterov"),
-        ('schedule', 'step', r"config.schedule is 'step'; allowed: constant, cosine"),
-        ('dtype', 'float16', r"config.dtype is 'float16'; allowed: float32, bfloat16"),
+        ('schedule', 'cosin', r"config.schedule is 'cosin'; allowed: .*did you mean cosine"),
+        ('dtype', 'float8', r"config.dtype is 'float8'; allowed: float32, bfloat16, float16"),
         ('batch_size', 0, r'config.batch_size is 0; allowed: 1 or more'),
         ('epochs', float('nan'), r'config.epochs is nan; allowed: above 0'),
-        ('epochs', 1.0, r'config.warmup_epochs is 1; allowed: below config.epochs, 1'),
+        ('epochs', 1.0, r'config.warmup_epochs is 1, .*; allowed: together below config.epochs, 1'),
         ('label_smoothing', 1.0, r'config.label_smoothing is 1.0; allowed: 0 or more, below 1'),
         ('output_stride', 5, r'config.output_stride is 5; allowed: 8, 16, 32'),
         ('model', 'tf_mobilenetv3_smal_100', r'config.model: .*tf_mobilenetv3_small_100'),
@@ -288,8 +196,23 @@ def test_four_devices_train_as_one():
         ('data_dir', '', r'config.data_dir is empty'),
         ('data_dir', '/nowhere', r'config.data_dir is /nowhere.*no such folder'),
         ('validation_split', 'test', r"config.validation_split is test.*no folder 'test'"),
+        ('accumulation_steps', 3, r'config.batch_size is 8; allowed: multiples of 3'),
+        ('batch_norm', 'groups', r"config.batch_norm is 'groups' and config.batch_norm_group None; allowed"),
+        ('batch_norm_group', 4, r"config.batch_norm is 'global' and config.batch_norm_group 4; allowed"),
+        ('freeze', ('nothing_like_it',), r'config: .*nothing_like_it'),
+        ('optimizer_options', {'b9': 0.5}, r'config: .*b9'),
+        ('schedule_options', {'min_rte': 0.5}, r'config: .*min_rte'),
+        ('progressive_sizes', ((0.5, 32),), r'config.progressive_sizes is .*begin with 0'),
+        ('profile_steps', '9:3', r"config.profile_steps is '9:3'; allowed: FIRST:LAST"),
+        ('remat', 'all', r"config.remat is 'all'; allowed: none, blocks"),
+        ('sharding', 'zero', r"config.sharding is 'zero'; allowed: replicated, fsdp"),
+        ('wandb', 'a/b/c', r"config.wandb is 'a/b/c'; allowed"),
+        ('weights', '/nowhere.safetensors', r'config.model is .*nowhere'),
+        ('augmentation.auto', 'rnd-m9', r"config.augmentation.auto is 'rnd-m9'; allowed"),
+        ('mixing.mode', 'pairs', r"config.mixing.mode is 'pairs'; allowed: batch, pair, elem"),
+        ('erasing.mode', 'noise', r"config.erasing.mode is 'noise'; allowed: const, rand, pixel"),
         ('learning_rte', 0.1, r'config.learning_rte is no key; closest: learning_rate'),
-        ('augmentation.flip', 0.1, r'config.augmentation.flip is no key; closest: augmentation.hflip'),
+        ('augmentation.flip', 0.1, r'config.augmentation.flip is no key; closest: .*augmentation.hflip'),
     ],
 )
 def test_bad_configuration_fails_before_training(squares, tmp_path, key, value, message):
@@ -310,6 +233,16 @@ def test_output_folder_of_another_run_is_refused(squares, trained):
     *_, folder = trained
     with pytest.raises(ValueError, match=r'config.output_dir is .*holds a run'):
         prepare(small_config(squares, folder), 'pt')
+
+
+def test_resuming_with_another_configuration_is_refused(squares, trained):
+    *_, folder = trained
+    config = small_config(squares, folder)
+    config.update(learning_rate=0.01, log_every_steps=1, mixing={'mixup': 0.5})
+    with pytest.raises(
+        ValueError, match=r'config.learning_rate is 0.01, was 0.05; config.mixing.mixup is 0.5, was 0.0$'
+    ):
+        prepare(config, 'pt', resume='auto')
 
 
 def test_unknown_pipeline(squares, tmp_path):

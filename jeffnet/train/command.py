@@ -1,30 +1,49 @@
 """The command line of the train scripts."""
 
+import argparse
+import os
 import re
 import sys
 
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from jeffnet import distributed
 from jeffnet.command_line import stop
-from jeffnet.data.folder import DataError
+from jeffnet.data.source import DataError
 from jeffnet.train.config import Config, unknown_key
 from jeffnet.train.loop import run
 from jeffnet.train.plan import prepare
 
+EPILOG = '--config.KEY=VALUE changes a key of the configuration; jeffnet/train/config.py has them all.'
 
-def main(pipeline: str) -> None:
+
+def main(pipeline: str, framework: str) -> None:
     """Trains with the reader `tf` or `pt` as the command line says, and ends the program.
 
-    Exit status 0: done; 2: bad flags, configuration or data, one line on standard error; 1: failed while running;
-    130: interrupted.
+    Exit status 0: done, or stopped as asked with a checkpoint; 2: bad flags, configuration or data, one line on
+    standard error; 1: failed while running; 130: interrupted twice.
     """
+    own, rest = arguments().parse_known_args()
     config = config_flags.DEFINE_config_file('config', help_string='Configuration; --config.KEY=VALUE changes a key.')
-    app.run(lambda _: train(config.value, pipeline), flags_parser=parse)
+    app.run(lambda _: train(config.value, pipeline, framework, own), argv=[sys.argv[0], *rest], flags_parser=parse)
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The arguments that are not keys of the configuration."""
+    parser = argparse.ArgumentParser(
+        usage='%(prog)s --config FILE [--config.KEY=VALUE ...] [--resume auto]', epilog=EPILOG, allow_abbrev=False
+    )
+    parser.add_argument(
+        '--resume', choices=('auto', 'never'), default='never',
+        help='auto: go on from the last checkpoint in config.output_dir if there is one (%(default)s)',
+    )  # fmt: skip
+    distributed.add_arguments(parser)
+    return parser
 
 
 def parse(arguments: list[str]) -> list[str]:
-    """Parses the flags, or ends the program with status 2."""
+    """Parses the flags of the configuration, or ends the program with status 2."""
     try:
         rest = flags.FLAGS(arguments)
         if flags.FLAGS.config is None:
@@ -48,10 +67,36 @@ def parse(arguments: list[str]) -> list[str]:
     return rest
 
 
-def train(config: Config, pipeline: str) -> int:
+def train(config: Config, pipeline: str, framework: str, own: argparse.Namespace) -> int:
     """Prepares and runs; returns the exit status."""
     try:
-        plan = prepare(config, pipeline)
+        distributed.start(own)
+    except ValueError as error:
+        return stop(error, 2)
+    except (RuntimeError, ConnectionError) as error:
+        return stop(error, 1)
+    try:
+        status = checked_run(config, pipeline, framework, own.resume)
+    except Exception as error:
+        if own.num_processes in (None, 1) and not own.distributed:
+            raise
+        cause = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        status = stop(
+            f'process {distributed.rank()}: failed, or another process ended ({cause}); go on from the last checkpoint '
+            'with --resume auto, on any number of processes', 1
+        )  # fmt: skip
+    if status and distributed.several():
+        # Not by the usual way, on which JAX would wait for the others, and they for this one.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    return status
+
+
+def checked_run(config: Config, pipeline: str, framework: str, resume: str) -> int:
+    """Prepares and runs; returns the exit status of what is expected to go wrong."""
+    try:
+        plan = prepare(config, pipeline, framework, resume)
     except ValueError as error:
         return stop(error, 2)
     try:
@@ -60,6 +105,8 @@ def train(config: Config, pipeline: str) -> int:
         return stop(error, 2)
     except FloatingPointError as error:
         return stop(error, 1)
+    except OSError as error:
+        return stop(error, 1)
     except KeyboardInterrupt:
-        return stop('interrupted; the last checkpoint, if there is one, is whole', 130)
+        return stop('interrupted; the last checkpoint, if there is one, is whole: go on with --resume auto', 130)
     return 0

@@ -1,0 +1,158 @@
+"""Whole runs of the loop in this process: what it does at a step that is not finite, at a plateau, at another size."""
+
+import dataclasses
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from jeffnet.train import prepare, run
+from tests import training_runs
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    return training_runs.write_images(tmp_path_factory.mktemp('data'))
+
+
+def configuration(data, folder, **changes):
+    """That of `training_runs`: 2.5 steps an epoch, here 20 in all."""
+    config = runpy.run_path(str(data / 'config.py'))['get_config']()
+    config.update(data_dir=str(data), output_dir=str(folder), epochs=8.0, log_every_steps=1)
+    config.update(changes)
+    return config
+
+
+def rows(folder, kind):
+    """The lines of the log of one kind."""
+    lines = [json.loads(line) for line in (folder / 'log.jsonl').read_text().splitlines()]
+    return [line for line in lines if line['kind'] == kind]
+
+
+def broken(plan, wrong):
+    """The plan with a NaN in one pixel of the batches whose place in the data order is in `wrong`."""
+
+    def read(stage, first):
+        for at, batch in enumerate(plan.read(stage, first), first):
+            if at in wrong:
+                batch['image'] = batch['image'].copy()
+                batch['image'][0, 0, 0, 0] = np.nan
+            yield batch
+
+    return dataclasses.replace(plan, read=read)
+
+
+# ------------------------------------------------------------------------------------------- not finite
+
+
+def test_a_step_that_is_not_finite_is_skipped_and_counted(data, tmp_path):
+    best = run(broken(prepare(configuration(data, tmp_path), 'pt'), {4, 5, 11}))
+    train = rows(tmp_path, 'train')
+    assert [row['skipped'] for row in train] == [0] * 4 + [1] + [2] * 6 + [3] * 9
+    assert [row['step'] for row in train if row['loss'] is None] == [5, 6, 12]  # the steps that were left out
+    assert len(train) == 20 and np.isfinite(best['loss'])
+    assert not rows(tmp_path, 'rolled_back')
+
+
+def test_after_some_in_a_row_the_last_good_checkpoint_is_taken(data, tmp_path):
+    config = configuration(data, tmp_path, nonfinite_limit=3, checkpoint_every_steps=5, keep_last=4)
+    best = run(broken(prepare(config, 'pt'), {11, 12, 13}))
+    (event,) = rows(tmp_path, 'rolled_back')
+    assert '3 steps in a row were not finite: back to the checkpoint after step 10, on with batch 14' in event['text']
+    train = rows(tmp_path, 'train')
+    # The log has each step once: those after the checkpoint are those that were kept.
+    assert [row['step'] for row in train][-10:] == list(range(11, 21))
+    assert train[-1]['skipped'] == 0 and np.isfinite(best['loss'])
+    state = training_runs.state(tmp_path, 20)
+    assert int(state['.step']) == 20 and int(state['.data_step']) == 24  # the broken batches are not read again
+
+
+def test_a_run_that_stays_not_finite_ends(data, tmp_path):
+    limits = {'nonfinite_limit': 2, 'checkpoint_every_steps': 5, 'max_rollbacks': 2}
+    never = broken(prepare(configuration(data, tmp_path, **limits), 'pt'), set(range(100)))
+    with pytest.raises(FloatingPointError, match='2 steps in a row up to step 2 .*no checkpoint before them: lower'):
+        run(never)
+    later = broken(prepare(configuration(data, tmp_path / 'later', **limits), 'pt'), set(range(6, 100)))
+    with pytest.raises(FloatingPointError, match=r'up to step 7 were not finite, after 2 roll-backs: lower config\.le'):
+        run(later)
+    assert len(rows(tmp_path / 'later', 'rolled_back')) == 2
+
+
+# ------------------------------------------------------------------------------- schedules, sizes, names
+
+
+def test_plateau_lowers_the_rate_and_resumes_with_it(data, tmp_path):
+    config = configuration(data, tmp_path, schedule='plateau', eval_every_epochs=1.6, warmup_epochs=0.0)
+    config.plateau.update(patience=0, decay=0.5, threshold=10.0, metric='loss')  # no loss is good enough
+    config.learning_rate = 1e-3
+    run(prepare(config, 'pt'))
+    rates = [row['learning_rate'] for row in rows(tmp_path, 'train')]
+    # Evaluations after 4, 8, ...: the first is the best by definition, each later one halves the rate.
+    assert rates == pytest.approx([1e-3] * 8 + [5e-4] * 4 + [2.5e-4] * 4 + [1.25e-4] * 4)
+    assert float(training_runs.state(tmp_path, 20)['.plateau.factor']) == 0.0625
+
+
+def test_images_grow_and_a_resumed_run_is_at_the_same_size(data, tmp_path):
+    config = configuration(data, tmp_path, progressive_sizes=((0, 32), (0.3, 40), (0.7, 48)), eval_image_size=56)
+    plan = prepare(config, 'pt')
+    whole = list(plan.batches(0, 0))
+    assert [batch['image'].shape[1] for batch in whole] == [32] * 6 + [40] * 8 + [48] * 6
+    for start in (3, 6, 13):
+        for ours, theirs in zip(plan.batches(start, start), whole[start:], strict=True):
+            assert np.array_equal(ours['image'], theirs['image']) and np.array_equal(ours['label'], theirs['label'])
+    assert next(plan.validated())['image'].shape[1:3] == (56, 56)
+    best = run(plan)
+    assert len(rows(tmp_path, 'train')) == 20 and np.isfinite(best['loss'])
+
+
+def test_frozen_parameters_stay_and_multipliers_scale(data, tmp_path):
+    frozen = configuration(
+        data, tmp_path, freeze=('^conv_stem', '^bn1'), lr_multipliers=(('classifier', 10.0),), layer_decay=0.5, l2=1e-3,
+        optimizer='momentum', epochs=2.0,
+    )  # fmt: skip
+    plan = prepare(frozen, 'pt')
+    before = jax.device_get(plan.state.params)  # copies: training uses the state up
+    run(plan)
+    after = training_runs.state(tmp_path, 5)
+    moved = {name: not np.array_equal(before[name], after[f".params['{name}']"]) for name in before}
+    assert {name for name, has in moved.items() if not has} == {'conv_stem.kernel', 'bn1.scale', 'bn1.bias'}
+
+
+def test_profile_and_plots(data, tmp_path):
+    run(prepare(configuration(data, tmp_path, profile_steps='3:4', epochs=2.0, tensorboard=True), 'pt'))
+    assert list((tmp_path / 'profile').rglob('*.xplane.pb'))
+    assert [row['step'] for row in rows(tmp_path, 'profiled')] == [4]
+    assert (tmp_path / 'curves.png').stat().st_size > 5000 and (tmp_path / 'learning_rate.png').stat().st_size > 5000
+    assert list((tmp_path / 'tensorboard').iterdir())
+
+
+# ------------------------------------------------------------------------------------------- processes
+
+
+def test_four_processes_with_sharded_arrays_train_as_one(data, tmp_path):
+    """Losses of every step, and what the run is judged by; sums are in another order, so not bit for bit."""
+    figures = {}
+    for processes, more in ((1, ()), (4, ('sharding=fsdp', 'fsdp_min_size=200'))):
+        folder = tmp_path / str(processes)
+        command = [sys.executable, '-m', 'jeffnet.launch', '--processes', str(processes), 'pt_linen_train.py']
+        command += ['--config', str(data / 'config.py'), f'--config.data_dir={data}', f'--config.output_dir={folder}']
+        command += ['--config.epochs=4.0', '--config.warmup_epochs=1.0', '--config.log_every_steps=1']
+        command += [f'--config.{change}' for change in more]
+        environment = {**os.environ, 'JAX_PLATFORMS': 'cpu'}
+        done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        words = '4 processes, 4 devices' if processes == 4 else '1 process, 1 device '
+        assert len(re.findall(words, done.stdout)) == 1  # only process 0 speaks
+        figures[processes] = [(row['loss'], row['top1']) for row in rows(folder, 'train')]
+        figures[processes] += [(row['loss'], row['top1']) for row in rows(folder, 'validation')]
+    assert len(figures[1]) == 12
+    assert np.array(figures[4]) == pytest.approx(np.array(figures[1]), rel=1e-3)

@@ -1,0 +1,111 @@
+"""Whole runs of the train scripts: killed, stopped, cut off from their disk, and gone on with."""
+
+import json
+import resource
+import signal
+import time
+
+import numpy as np
+import pytest
+
+from tests import training_runs as runs
+
+
+@pytest.fixture
+def data(tmp_path):
+    return runs.write_images(tmp_path / 'data')
+
+
+@pytest.mark.parametrize(
+    ('script', 'devices', 'processes', 'changes', 'kills'),
+    [
+        ('pt_linen_train.py', 8, 1, ('sharding=fsdp', 'fsdp_min_size=200'), (10, 40)),
+        ('pt_objax_train.py', 1, 1, (), (10, 25, 40)),
+        ('tf_nnx_train.py', 1, 1, ('dtype=bfloat16', 'repeats=2'), (10, 40)),
+        ('pt_linen_train.py', 4, 2, (), (25,)),
+    ],
+    ids=['linen-1x8-fsdp', 'objax', 'nnx', 'linen-2x4'],
+)
+def test_killed_and_resumed_is_bit_for_bit_a_run_without(data, tmp_path, script, devices, processes, changes, kills):
+    case = {'script': script, 'devices': devices, 'processes': processes}
+    straight, killed = tmp_path / 'straight', tmp_path / 'killed'
+    runs.finish(runs.start(data, straight, *changes, **case), straight)
+    rng = np.random.default_rng(0)
+    for step in kills:
+        started = runs.start(data, killed, *changes, **case)
+        runs.kill_after(started, killed, step)
+        time.sleep(rng.uniform(0, 0.1))
+        for process in started:
+            process.kill()
+            process.wait()
+    assert runs.steps(killed)[-1] < 60
+    runs.finish(runs.start(data, killed, *changes, **case), killed)
+    assert runs.state_hash(killed, 60) == runs.state_hash(straight, 60)
+    rows = [[json.loads(line) for line in (f / 'log.jsonl').read_text().splitlines()] for f in (straight, killed)]
+    assert rows[0][-1]['top1'] == rows[1][-1]['top1'] and rows[0][-1]['loss'] == rows[1][-1]['loss']
+    figures = ('kind', 'step', 'weights', 'loss')
+    told = [[[row.get(key) for key in figures] for row in part if row['kind'] == 'validation'] for part in rows]
+    assert told[0] == told[1]  # each evaluation once, with the same figures
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_signal_to_one_of_two_stops_both_at_one_step(data, tmp_path, number):
+    output = tmp_path / 'run'
+    started = runs.start(data, output, 'checkpoint_every_steps=10', processes=2)
+    runs.kill_after(started, output, 10, number)
+    runs.finish(started, output)
+    stopped = runs.steps(output)[-1]
+    assert 10 < stopped < 60 and f'stopped as asked, after step {stopped}' in runs.text(output)
+    runs.finish(runs.start(data, output, 'checkpoint_every_steps=10'), output)  # one process goes on
+    assert runs.steps(output)[-1] == 60 and f'resumed after step {stopped}' in runs.text(output)
+
+
+def test_signal_to_a_single_process(data, tmp_path):
+    output = tmp_path / 'run'
+    (started,) = runs.start(data, output)
+    runs.kill_after([started], output, 10, signal.SIGINT)
+    runs.finish([started], output)
+    assert 10 <= runs.steps(output)[-1] < 60 and 'stopped as asked' in runs.text(output)
+
+
+@pytest.mark.parametrize('victim', [0, 1])
+def test_death_of_one_of_two_ends_the_other(data, tmp_path, victim):
+    output = tmp_path / 'run'
+    started = runs.start(data, output, processes=2)
+    runs.kill_after(started[victim:] + started[:victim], output, 10)
+    since = time.monotonic()
+    assert started[1 - victim].wait(60) != 0
+    started[victim].wait()
+    assert time.monotonic() - since < 60
+    told = (output.parent / f'run-{1 - victim}.txt').read_text()
+    assert 'another process ended' in told or 'another task died' in told  # ours, or JAX's own where it is quicker
+    runs.finish(runs.start(data, output), output)
+    assert runs.steps(output)[-1] == 60
+
+
+def test_disk_full_leaves_the_checkpoints_there_are(data, tmp_path):
+    straight, output = tmp_path / 'straight', tmp_path / 'run'
+    runs.finish(runs.start(data, straight), straight)
+    (started,) = runs.start(data, output)
+    runs.kill_after([started], output, 10, signal.SIGTERM)
+    runs.finish([started], output)
+    before = runs.steps(output)
+    # From now on no file may have more than 16 kB, as on a disk that is full.
+    limited = runs.start(data, output, limit=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (16384, 16384)))
+    runs.finish(limited, output, expected=1)
+    told = runs.text(output)
+    assert 'a checkpoint could not be written, going on without it' in told
+    assert 'the checkpoint after step 60 could not be written, earlier ones are whole' in told
+    assert runs.steps(output) == before
+    runs.finish(runs.start(data, output), output)
+    assert runs.state_hash(output, 60) == runs.state_hash(straight, 60)
+
+
+def test_memory_stays_flat(data, tmp_path):
+    output = tmp_path / 'run'
+    changes = ('epochs=800.0', 'log_every_steps=100', 'eval_every_epochs=200.0', 'checkpoint_every_steps=500')
+    runs.finish(runs.start(data, output, *changes), output)
+    rows = [json.loads(line) for line in (output / 'log.jsonl').read_text().splitlines()]
+    memory = [row['host_memory'] for row in rows if row['kind'] == 'train']
+    assert len(memory) == 20
+    assert max(memory[10:]) - max(memory[5:10]) < 20e6  # a copy of every batch would be 200 MB
