@@ -251,12 +251,13 @@ def test_objax_trains_saves_and_loads(tmp_path):
 
     def step(x):
         grads, values = grad(x)
-        optimizer(0.05, grads)
+        optimizer(0.005, grads)
         return values[0]
 
+    objax.random.DEFAULT_GENERATOR.seed(0)  # of dropout; tests before this one have drawn from it
     train = objax.Jit(step, grad.vars() + optimizer.vars())
     losses = [float(train(X)) for _ in range(8)]
-    assert losses[-1] < losses[0] and np.isfinite(losses).all()
+    assert min(losses) < losses[0] / 2 and np.isfinite(losses).all()
     path = str(tmp_path / 'model.npz')
     objax.io.save_var_collection(path, model.vars())
     other, _ = made('objax', seed=3, drop_rate=0.2, drop_path_rate=0.2, **OPTIONS)

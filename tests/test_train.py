@@ -245,6 +245,14 @@ def test_resuming_with_another_configuration_is_refused(squares, trained):
         prepare(config, 'pt', resume='auto')
 
 
+def test_keys_without_a_value_have_a_type():
+    """Otherwise no flag of the command line could set them."""
+    config = default_config()
+    groups = [(config, ''), *((value, f'{key}.') for key, value in config.items() if isinstance(value, ConfigDict))]
+    untyped = [prefix + key for group, prefix in groups for key in group if group.get_type(key) is type(None)]
+    assert not untyped
+
+
 def test_unknown_pipeline(squares, tmp_path):
     with pytest.raises(ValueError, match=r"pipeline is 'torch'; allowed: tf, pt"):
         prepare(small_config(squares, tmp_path), 'torch')

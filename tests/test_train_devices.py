@@ -9,15 +9,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+# Most of the time here is that of compilation, which takes half as long without optimization.
+FLAGS = (
+    '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 '
+    '--xla_llvm_disable_expensive_passes=true'
+)
 
 
 @pytest.fixture(scope='module')
 def found():
     """What tests/train_devices.py prints."""
-    environment = {**os.environ, 'XLA_FLAGS': '--xla_force_host_platform_device_count=8', 'JAX_PLATFORMS': 'cpu'}
+    environment = {**os.environ, 'XLA_FLAGS': FLAGS, 'JAX_PLATFORMS': 'cpu'}
     done = subprocess.run(
         [sys.executable, '-m', 'tests.train_devices'], cwd=ROOT, env=environment, capture_output=True, text=True,
-        check=False, timeout=600,
+        check=False, timeout=1800,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])
@@ -29,9 +34,10 @@ def test_same_as_on_one_device(found, case):
     assert found['differences'][case] < 1e-3
 
 
-def test_groups_and_frozen_statistics_are_what_they_say(found):
+def test_groups_and_what_is_frozen_are_what_they_say(found):
     assert found['differences']['groups are not global'] > 1e-2
     assert found['differences']['frozen statistics'] == 0
+    assert found['differences']['frozen'] == 0
 
 
 def test_step_that_is_not_finite_changes_nothing_but_counters(found):

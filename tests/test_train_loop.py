@@ -116,8 +116,8 @@ def test_images_grow_and_a_resumed_run_is_at_the_same_size(data, tmp_path):
 
 def test_frozen_parameters_stay_and_multipliers_scale(data, tmp_path):
     frozen = configuration(
-        data, tmp_path, freeze=('^conv_stem', '^bn1'), lr_multipliers=(('classifier', 10.0),), layer_decay=0.5, l2=1e-3,
-        optimizer='momentum', epochs=2.0,
+        data, tmp_path, freeze=('^conv_stem', '^bn1'), lr_multipliers=(('classifier', 10.0),), layer_decay=0.5,
+        optimizer='momentum', learning_rate=0.3, epochs=2.0,
     )  # fmt: skip
     plan = prepare(frozen, 'pt')
     before = jax.device_get(plan.state.params)  # copies: training uses the state up

@@ -33,11 +33,11 @@ RECIPE = Recipe(
 def steps(devices=1, framework='linen', sharding='replicated', recipe=RECIPE, images=IMAGES, batches=STEPS, **options):
     """Losses of each step, and the state after them."""
     mesh = jax.make_mesh((devices,), ('data',), (AxisType.Auto,), devices=jax.devices()[:devices])
-    scale = options.pop('loss_scale', None)
+    scale, decay = options.pop('loss_scale', None), options.pop('weight_decay', 1e-4)
     options = {'num_classes': CLASSES, 'drop_rate': 0.0, **options}
     made = jeffnet.create_model(register(), framework=framework, **options)
     network, params, stats = BACK_ENDS[framework].functional(*(made if isinstance(made, tuple) else (made, None)))
-    optimizer = make_optimizer('momentum', weight_decay=1e-4)
+    optimizer = make_optimizer('momentum', weight_decay=decay)
     schedule = make_schedule('cosine', peak=0.05, total_steps=40, warmup_steps=1)
     state = TrainState.create(params, stats, optimizer, ema=recipe.ema_decay > 0, loss_scale=scale)
     placed = shardings(mesh, state, sharding, 200)
@@ -82,7 +82,7 @@ def differences():
     parts = steps(recipe=dataclasses.replace(plain, accumulation_steps=4), devices=4, bn_frozen=True)[1]
     found['accumulation'] = largest(whole.params, parts.params)
     some = dataclasses.replace(RECIPE, frozen=frozenset({'conv_stem.kernel'}))
-    gradient_free = steps(recipe=some)[1].opt_state  # momentum stays 0 without a gradient
+    gradient_free = steps(recipe=some, weight_decay=0.0)[1].opt_state  # momentum stays 0 without a gradient
     found['frozen'] = max(float(np.abs(x).max()) for x in jax.tree.leaves(gradient_free) if np.shape(x) == (3, 3, 3, 8))
     found['frozen statistics'] = largest(whole.batch_stats, steps(batches=0)[1].batch_stats)
     return found
@@ -109,7 +109,7 @@ def half():
     """Training in float16 with a loss scale far too high at first, and in bfloat16."""
     found = {}
     for dtype, scale in ((jnp.float16, 2.0**24), (jnp.bfloat16, None)):
-        recipe = dataclasses.replace(RECIPE, loss_scale_growth=50)
+        recipe = Recipe(loss_scale_growth=50)
         losses, state = steps(dtype=dtype, loss_scale=scale, recipe=recipe, batches=24)
         kinds = {str(x.dtype) for x in jax.tree.leaves((state.params, state.batch_stats, state.ema))}
         found[jnp.dtype(dtype).name] = {
@@ -118,7 +118,7 @@ def half():
             'kinds': sorted(kinds),
             'loss': float(np.mean(losses[-4:])),
         }
-    found['float32'] = {'loss': float(np.mean(steps(batches=24)[0][-4:]))}
+    found['float32'] = {'loss': float(np.mean(steps(batches=24, recipe=Recipe())[0][-4:]))}
     return found
 
 

@@ -102,7 +102,7 @@ def start(
     return started
 
 
-def finish(runs: list[subprocess.Popen], output: Path, expected: int = 0, seconds: float = 240) -> None:
+def finish(runs: list[subprocess.Popen], output: Path, expected: int = 0, seconds: float = 900) -> None:
     """Waits for the processes, which must all end with this status."""
     until = time.monotonic() + seconds
     try:
@@ -128,7 +128,7 @@ def steps(output: Path) -> list[int]:
 
 def kill_after(runs: list[subprocess.Popen], output: Path, step: int, number: int = signal.SIGKILL) -> None:
     """Sends a signal to the first of the processes once a checkpoint of `step` or later is there."""
-    until = time.monotonic() + 240
+    until = time.monotonic() + 900
     while not any(saved >= step for saved in steps(output)):
         assert time.monotonic() < until and all(run.poll() is None for run in runs), text(output)
         time.sleep(0.02)

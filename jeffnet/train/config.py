@@ -60,7 +60,8 @@ def default_config() -> Config:
     config.crop_pct = placeholder(float)  # in validation; None: the model's own
     config.preprocessing = placeholder(str)  # pil or tf; None: the model's own
     config.interpolation = placeholder(str)
-    config.augmentation = ConfigDict(dataclasses.asdict(Augmentation()))
+    unset = {'auto': placeholder(str), 'interpolation': placeholder(str)}
+    config.augmentation = ConfigDict(dataclasses.asdict(Augmentation()) | unset)
     config.repeats = 1  # repeated augmentation: how often an image follows itself, each time augmented anew
     config.erasing = ConfigDict({
         'prob': 0.0, 'mode': 'pixel', 'min_area': 0.02, 'max_area': 1 / 3, 'min_aspect': 0.3, 'max_count': 1,
