@@ -79,7 +79,7 @@ def test_after_some_in_a_row_the_last_good_checkpoint_is_taken(data, tmp_path):
 def test_a_run_that_stays_not_finite_ends(data, tmp_path):
     limits = {'nonfinite_limit': 2, 'checkpoint_every_steps': 5, 'max_rollbacks': 2}
     never = broken(prepare(configuration(data, tmp_path, **limits), 'pt'), set(range(100)))
-    with pytest.raises(FloatingPointError, match='2 steps in a row up to step 2 .*no checkpoint before them: lower'):
+    with pytest.raises(FloatingPointError, match=r'2 steps in a row up to step 2 .*no checkpoint before them: lower'):
         run(never)
     later = broken(prepare(configuration(data, tmp_path / 'later', **limits), 'pt'), set(range(6, 100)))
     with pytest.raises(FloatingPointError, match=r'up to step 7 were not finite, after 2 roll-backs: lower config\.le'):
@@ -138,21 +138,23 @@ def test_profile_and_plots(data, tmp_path):
 # ------------------------------------------------------------------------------------------- processes
 
 
-def test_four_processes_with_sharded_arrays_train_as_one(data, tmp_path):
+def test_two_processes_with_sharded_arrays_train_as_one(data, tmp_path):
     """Losses of every step, and what the run is judged by; sums are in another order, so not bit for bit."""
     figures = {}
-    for processes, more in ((1, ()), (4, ('sharding=fsdp', 'fsdp_min_size=200'))):
+    for processes, more in ((1, ()), (2, ('sharding=fsdp', 'fsdp_min_size=200'))):
         folder = tmp_path / str(processes)
         command = [sys.executable, '-m', 'jeffnet.launch', '--processes', str(processes), 'pt_linen_train.py']
         command += ['--config', str(data / 'config.py'), f'--config.data_dir={data}', f'--config.output_dir={folder}']
-        command += ['--config.epochs=4.0', '--config.warmup_epochs=1.0', '--config.log_every_steps=1']
+        command += ['--config.epochs=2.4', '--config.warmup_epochs=0.4', '--config.log_every_steps=1']
         command += [f'--config.{change}' for change in more]
-        environment = {**os.environ, 'JAX_PLATFORMS': 'cpu'}
+        # Each process compiles the same programs, in half the time without optimization.
+        flags = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
+        environment = {**os.environ, 'JAX_PLATFORMS': 'cpu', 'XLA_FLAGS': flags}
         done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-        words = '4 processes, 4 devices' if processes == 4 else '1 process, 1 device '
+        words = '2 processes, 2 devices' if processes == 2 else '1 process, 1 device '
         assert len(re.findall(words, done.stdout)) == 1  # only process 0 speaks
         figures[processes] = [(row['loss'], row['top1']) for row in rows(folder, 'train')]
         figures[processes] += [(row['loss'], row['top1']) for row in rows(folder, 'validation')]
-    assert len(figures[1]) == 12
-    assert np.array(figures[4]) == pytest.approx(np.array(figures[1]), rel=1e-3)
+    assert len(figures[1]) == 8
+    assert np.array(figures[2]) == pytest.approx(np.array(figures[1]), rel=1e-3)

@@ -270,6 +270,8 @@ def make_model(
     """
     options = {'num_classes': classes, 'in_chans': config.in_chans, 'output_stride': config.output_stride}
     options |= {key: config[key] for key in ('bn_eps', 'bn_momentum') if config[key] is not None}
+    if config.image_size is not None:  # of interest to a position table only
+        options['image_size'] = stages[0][1].image_size
     group = config.batch_norm_group
     if config.batch_norm == 'replica':
         group = config.batch_size // config.accumulation_steps // mesh.size
