@@ -17,7 +17,7 @@ from PIL import Image
 
 ROOT = Path(__file__).parents[1]
 OUTPUT = Path('output/demo')
-LEAST_TOP1 = 97.0  # percent
+LEAST_TOP1 = 98.5  # percent
 HEADER = 'framework  pipeline   top-1 %   top-5 %  images/s  seconds'
 VALIDATION_SCRIPTS = tuple(
     f'{reader}_{name}_validate.py' for reader in ('tf', 'pt') for name in ('linen', 'objax', 'nnx')

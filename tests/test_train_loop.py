@@ -15,6 +15,7 @@ import pytest
 
 from jeffnet.train import prepare, run
 from tests import training_runs
+from tests.tiny_model import register
 
 ROOT = Path(__file__).parents[1]
 
@@ -112,6 +113,15 @@ def test_images_grow_and_a_resumed_run_is_at_the_same_size(data, tmp_path):
     assert next(plan.validated())['image'].shape[1:3] == (56, 56)
     best = run(plan)
     assert len(rows(tmp_path, 'train')) == 20 and np.isfinite(best['loss'])
+
+
+def test_a_position_table_is_made_for_the_size_of_the_images(data, tmp_path):
+    config = configuration(data, tmp_path, model=register('pt_tiny_vit'), image_size=48)
+    plan = prepare(config, 'pt')
+    assert plan.options['image_size'] == (48, 48) and plan.state.params['pos_embed'].shape == (1, 10, 32)
+    config.progressive_sizes = ((0, 48), (0.5, 64))
+    with pytest.raises(ValueError, match=r'config.model is pt_tiny_vit: .*create it with image_size=\(64, 64\)'):
+        prepare(config, 'pt')
 
 
 def test_frozen_parameters_stay_and_multipliers_scale(data, tmp_path):

@@ -25,11 +25,13 @@ def get_config():
 
     config.augmentation.scale = (0.7, 1.0)
     config.augmentation.hflip = 0.0  # a mirrored digit is another digit, or none
+    config.augmentation.auto = 'rand-m4-mstd0.5-n1'
 
     config.batch_size = 64
     config.epochs = 30.0
     config.warmup_epochs = 2.0
     config.learning_rate = 0.05
     config.weight_decay = 1e-4
-    config.eval_every_epochs = 5.0
+    config.ema_decay = 0.98
+    config.eval_every_epochs = 3.0
     return config
