@@ -28,8 +28,9 @@ from benchmarks.peers_train import MOMENTUM, RATE, SMOOTHING, WEIGHT_DECAY, Side
 from benchmarks.pictures import CLASSES, write
 from benchmarks.table import say, write_table
 
-# Two equal programs differ by up to 3 % from run to run on a machine that also does other things.
-BARS = {'plain flax': 0.97, 'timm': 1.0}
+# Two equal programs differ by up to 3 % from run to run on a machine that also does other things. The ratio to timm is
+# there to be seen, without a bar.
+BARS = {'plain flax': 0.97, 'timm': 0.0}
 MODELS = ('efficientnet_b0', 'resnet50')
 BATCH, SIZE = 16, 128
 FLOPS_TOLERANCE = 0.15  # XLA also counts what is no convolution; PyTorch's count is three forward passes

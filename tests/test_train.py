@@ -211,6 +211,14 @@ def test_loss_scale_grows_to_its_cap_and_shrinks():
         ('augmentation.auto', 'rnd-m9', r"config.augmentation.auto is 'rnd-m9'; allowed"),
         ('mixing.mode', 'pairs', r"config.mixing.mode is 'pairs'; allowed: batch, pair, elem"),
         ('erasing.mode', 'noise', r"config.erasing.mode is 'noise'; allowed: const, rand, pixel"),
+        ('erasing.prob', 0.5, r'config: .*max_count|config: .*count'),
+        ('mixing.mixup', 0.2, r'config: a batch of 9 images has no pairs'),
+        ('l2_mask', 'foo', r"config: .*'foo'"),
+        ('decay_mask', 'foo', r"config: .*'foo'"),
+        ('plateau.decay', 7.0, r'config.plateau.decay is 7.0; allowed: above 0, below 1'),
+        ('freeze', (1,), r'config.freeze and config.lr_multipliers name parameters by regular expressions'),
+        ('lr_multipliers', (('classifier', 'a'),), r'config.lr_multipliers is .*pairs of a name and a number'),
+        ('bce_threshold', 0.2, r"config.bce_threshold is for config.loss 'bce', which is 'softmax'"),
         ('learning_rte', 0.1, r'config.learning_rte is no key; closest: learning_rate'),
         ('augmentation.flip', 0.1, r'config.augmentation.flip is no key; closest: .*augmentation.hflip'),
     ],
@@ -219,6 +227,9 @@ def test_bad_configuration_fails_before_training(squares, tmp_path, key, value, 
     config = small_config(squares, tmp_path / 'run')
     *parents, leaf = key.split('.')
     (config[parents[0]] if parents else config)[leaf] = value
+    config.erasing.max_count = 0  # counts once erasing is on
+    if key == 'mixing.mixup':
+        config.update(batch_size=9, mixing={'mode': 'pair'})
     with pytest.raises(ValueError, match=message):
         prepare(config, 'pt')
     assert not list(tmp_path.glob('run/*'))  # nothing was written
@@ -240,7 +251,7 @@ def test_resuming_with_another_configuration_is_refused(squares, trained):
     config = small_config(squares, folder)
     config.update(learning_rate=0.01, log_every_steps=1, mixing={'mixup': 0.5})
     with pytest.raises(
-        ValueError, match=r'config.learning_rate is 0.01, was 0.05; config.mixing.mixup is 0.5, was 0.0$'
+        ValueError, match=r'config.learning_rate is 0.01, was 0.05; config.mixing.mixup is 0.5, was 0.0; to start'
     ):
         prepare(config, 'pt', resume='auto')
 

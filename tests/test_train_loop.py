@@ -65,16 +65,16 @@ def test_a_step_that_is_not_finite_is_skipped_and_counted(data, tmp_path):
 
 
 def test_after_some_in_a_row_the_last_good_checkpoint_is_taken(data, tmp_path):
-    config = configuration(data, tmp_path, nonfinite_limit=3, checkpoint_every_steps=5, keep_last=4)
+    config = configuration(data, tmp_path, nonfinite_limit=3, checkpoint_every_steps=1)
     best = run(broken(prepare(config, 'pt'), {11, 12, 13}))
     (event,) = rows(tmp_path, 'rolled_back')
-    assert '3 steps in a row were not finite: back to the checkpoint after step 10, on with batch 14' in event['text']
+    assert '3 steps in a row were not finite: back to the checkpoint after step 11, on with batch 14' in event['text']
     train = rows(tmp_path, 'train')
     # The log has each step once: those after the checkpoint are those that were kept.
-    assert [row['step'] for row in train][-10:] == list(range(11, 21))
+    assert [row['step'] for row in train][-9:] == list(range(12, 21))
     assert train[-1]['skipped'] == 0 and np.isfinite(best['loss'])
     state = training_runs.state(tmp_path, 20)
-    assert int(state['.step']) == 20 and int(state['.data_step']) == 24  # the broken batches are not read again
+    assert int(state['.step']) == 20 and int(state['.data_step']) == 23  # the broken batches are not read again
 
 
 def test_a_run_that_stays_not_finite_ends(data, tmp_path):
@@ -135,6 +135,29 @@ def test_frozen_parameters_stay_and_multipliers_scale(data, tmp_path):
     after = training_runs.state(tmp_path, 5)
     moved = {name: not np.array_equal(before[name], after[f".params['{name}']"]) for name in before}
     assert {name for name, has in moved.items() if not has} == {'conv_stem.kernel', 'bn1.scale', 'bn1.bias'}
+
+
+def test_a_damaged_checkpoint_is_passed_over(data, tmp_path, capsys):
+    config = configuration(data, tmp_path, epochs=2.0, checkpoint_every_steps=1)
+    whole = run(prepare(config, 'pt'))
+    for path in (tmp_path / 'checkpoints/5/state').rglob('*'):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:7])
+    assert run(prepare(config, 'pt', resume='auto')) == whole
+    assert 'checkpoints/5 is damaged' in (told := capsys.readouterr().out) and 'resumed after step 4 of 5' in told
+    for path in (tmp_path / 'checkpoints').glob('*/state/**/*'):
+        if path.is_file():
+            path.write_bytes(b'')
+    with pytest.raises(OSError, match=r'--resume auto: .*checkpoints/5 is damaged.*remove it'):
+        run(prepare(config, 'pt', resume='auto'))
+
+
+def test_a_trace_ends_with_the_run(data, tmp_path):
+    run(prepare(configuration(data, tmp_path, profile_steps='4:60', epochs=2.0), 'pt'))
+    assert ['4:5' in row['text'] for row in rows(tmp_path, 'profiled')] == [True]
+    again = configuration(data, tmp_path, profile_steps='2:60', epochs=2.0)
+    run(prepare(again, 'pt', resume='auto'))  # nothing is left to trace
+    assert len(rows(tmp_path, 'profiled')) == 1
 
 
 def test_profile_and_plots(data, tmp_path):

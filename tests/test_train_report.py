@@ -98,7 +98,7 @@ def test_speed_counts_waiting_but_no_pauses(tmp_path, clock, capsys):
     assert row['epoch'] == 1.0
     # 90 steps are left, and 5 steps took 40 s, pauses included
     assert capsys.readouterr().out == (
-        'epoch 1.00, step 10 of 100: loss 2.5000, top-1 40.00 %, 16 images/s, data wait 25%, MFU 1.6%, 0:12:00 left\n'
+        'epoch 1.00, step 10 of 100: loss 2.5000, top-1 40.00 %, rate 0.1, 16 images/s, data wait 25%, MFU 1.6%, 0:12:00 left\n'
     )
 
 
@@ -123,7 +123,7 @@ def test_validations_and_events_are_shown_and_logged(tmp_path, capsys):
     report = Report(tmp_path, steps=100, steps_per_epoch=10, tensorboard=False)
     report.validation(10, EVALUATED, best=False)
     report.validation(10, EVALUATED, best=True, weights='ema')
-    report.event(10, 'checkpoint', 'checkpoint saved')
+    report.event(10, 'resumed', 'checkpoint saved')
     report.close()
     assert capsys.readouterr().out.splitlines() == [
         'epoch 1.00, validation: top-1 50.00 %, top-5 80.00 %, loss 2.0000',
@@ -133,7 +133,7 @@ def test_validations_and_events_are_shown_and_logged(tmp_path, capsys):
     assert log(tmp_path) == [
         {'kind': 'validation', 'step': 10, 'epoch': 1.0, **EVALUATED, 'weights': 'raw', 'best': False},
         {'kind': 'validation', 'step': 10, 'epoch': 1.0, **EVALUATED, 'weights': 'ema', 'best': True},
-        {'kind': 'checkpoint', 'step': 10, 'epoch': 1.0, 'text': 'checkpoint saved'},
+        {'kind': 'resumed', 'step': 10, 'epoch': 1.0, 'text': 'checkpoint saved'},
     ]
 
 
@@ -169,7 +169,7 @@ def test_csv_has_fixed_columns_whatever_the_figures(tmp_path):
     report = Report(tmp_path, steps=10, steps_per_epoch=10, tensorboard=False)
     train(report, [1], loss_scale=1024.0, something_new=3)
     report.validation(1, EVALUATED, best=True, weights='ema')
-    report.event(1, 'checkpoint', 'saved')
+    report.event(1, 'resumed', 'saved')
     report.close()
     rows = table(tmp_path)
     assert [tuple(row) for row in rows] == [COLUMNS] * 2
@@ -312,7 +312,7 @@ def test_wandb_gets_the_figures_and_the_same_run_after_resume(tmp_path, wandb):
         )
         train(report, [start + 1])
         report.validation(start + 1, EVALUATED, best=True, weights='ema')
-        report.event(start + 1, 'checkpoint', 'saved')
+        report.event(start + 1, 'resumed', 'saved')
         report.close()
     first, second = wandb.started
     assert (first['project'], first['name'], first['config']) == ('project', 'name', {'model': 'b0'})

@@ -7,9 +7,9 @@ writes the images to output/demo/digits, trains, and validates. To train again o
     python tf_linen_train.py --config train_configs/digits_cpu.py --config.data_dir output/demo/digits
 
 Hardware: any; two CPU cores do.
-Hours: a minute, 45 to 63 s measured on 2 cores of an AMD EPYC that were busy with other work as well, of which 10 to 12
-s are compilation.
-Top-1: 98.59, 98.31 and 98.87 % measured for seeds 0, 1 and 2 in Linen.
+Hours: two to four minutes measured on one core of a server.
+Top-1: 99.44 % measured for seed 0 in Linen, NNX and Objax, which have the same curve; 99.44 and 98.59 % for seeds 1 and
+2 in Linen. One image is 0.28 %.
 """
 
 from jeffnet.train import default_config

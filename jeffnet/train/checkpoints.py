@@ -31,7 +31,10 @@ class Checkpoints:
             cleanup_tmp_directories=True,
             enable_async_checkpointing=True,
         )
-        self.manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        try:
+            self.manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        except ValueError as error:  # a file of figures that is no JSON
+            raise OSError(f'{folder} has a damaged checkpoint ({error}); remove it, most likely the newest') from error
 
     def save(self, step: int, state: TrainState, extra: Mapping[str, Any], metrics: Mapping | None = None) -> None:
         """Starts to write the state after `step` and what belongs to it; an OSError may be of the one before.
@@ -59,18 +62,25 @@ class Checkpoints:
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The state after `step`, laid out over devices as `like` is, and what was saved with it.
 
-        Raises ValueError if it is the state of another configuration.
+        Raises OSError if it is damaged, or the state of another configuration.
         """
         abstract = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), flat(like))
         try:
             arguments = {'state': ocp.args.StandardRestore(abstract), 'extra': ocp.args.JsonRestore()}
             found = self.manager.restore(step, args=ocp.args.Composite(**arguments))
-        except (ValueError, KeyError) as error:
-            raise ValueError(
-                f'{self.manager.directory}/{step} does not fit this configuration ({str(error).splitlines()[0]})'
+            leaves = [found['state'][name] for name, _ in named(like)]
+        except Exception as error:  # of a damaged file, each layer of the storage library has its own
+            cause = (str(error).splitlines() or [type(error).__name__])[0][:300]
+            raise OSError(
+                f'{self.manager.directory}/{step} is damaged, or of another configuration ({cause})'
             ) from error
-        leaves = [found['state'][name] for name, _ in named(like)]
         return jax.tree.unflatten(jax.tree.structure(like), leaves), found['extra']
+
+    def forget(self, after: int) -> None:
+        """Deletes the checkpoints of later steps."""
+        for step in self.steps():
+            if step > after:
+                self.manager.delete(step)
 
     def close(self) -> None:
         """Waits for what is being written."""

@@ -1,9 +1,12 @@
 """The command line of the train scripts."""
 
 import argparse
+import contextlib
 import os
 import re
 import sys
+import traceback
+from pathlib import Path
 
 from absl import app, flags, logging
 from ml_collections import config_flags
@@ -55,6 +58,8 @@ def parse(arguments: list[str]) -> list[str]:
         sys.exit(stop(f'--config: {str(error).splitlines()[-1]}', 2))
     except SyntaxError as error:
         sys.exit(stop(f'--config: {error.filename}, line {error.lineno}: {error.msg}', 2))
+    except (ImportError, NameError, TypeError, ValueError) as error:
+        sys.exit(stop(f'--config: {type(error).__name__}: {str(error).splitlines()[-1]}', 2))
     except (AttributeError, KeyError) as error:
         if 'get_config' in str(error):
             sys.exit(stop('--config: the file defines no function get_config(); see train_configs/', 2))
@@ -81,6 +86,8 @@ def train(config: Config, pipeline: str, framework: str, own: argparse.Namespace
         if own.num_processes in (None, 1) and not own.distributed:
             raise
         cause = (str(error).splitlines() or [type(error).__name__])[0][:300]
+        with contextlib.suppress(OSError):
+            Path(config.output_dir, f'error-{distributed.rank()}.txt').write_text(traceback.format_exc())
         status = stop(
             f'process {distributed.rank()}: failed, or another process ended ({cause}); go on from the last checkpoint '
             'with --resume auto, on any number of processes', 1

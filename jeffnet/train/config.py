@@ -91,7 +91,7 @@ def default_config() -> Config:
     config.decay_mask = 'weights'  # weights (two axes or more), no_norm, all, or a regular expression of names
     config.layer_decay = 1.0  # factor on the rate from each layer to the one before
     config.lr_multipliers = ()  # ((regular expression of names, factor), ...)
-    config.freeze = ()  # regular expressions of names that are not trained
+    config.freeze = ()  # regular expressions of names that are not trained; statistics still move, see batch_norm
     config.clip_norm = placeholder(float)
     config.clip_value = placeholder(float)
     config.clip_adaptive = placeholder(float)
@@ -193,6 +193,11 @@ RULES = {
     'warmup_epochs': at_least(0),
     'warmup_start': at_least(0),
     'cooldown_epochs': at_least(0),
+    'plateau.patience': at_least(0),
+    'plateau.decay': (lambda value: 0 < value < 1, 'above 0, below 1'),
+    'plateau.cooldown': at_least(0),
+    'plateau.min_factor': PROBABILITY,
+    'plateau.threshold': at_least(0),
     'plateau.metric': among('top1', 'loss'),
     'sharding': among(*SHARDINGS),
     'fsdp_min_size': at_least(1),
@@ -228,7 +233,7 @@ def checked(config: Config) -> Config:
         with whole.unlocked():
             whole.update_from_flattened_dict(given)
     except (TypeError, ValueError) as error:
-        raise ValueError(f'config: {error}') from error
+        raise ValueError(f'config: {str(error).splitlines()[-1]}') from error
     for key, value in items(whole):
         check_value(key, value)
     if not whole.data_dir:
@@ -254,6 +259,12 @@ def check_together(config: Config) -> None:
     for key, count in (('progressive_sizes', 2), ('lr_multipliers', 2)):
         if any(not isinstance(entry, tuple | list) or len(entry) != count for entry in config[key]):
             raise ValueError(f'config.{key} is {config[key]!r}; allowed: pairs, ((..., ...), ...)')
+    if any(not isinstance(factor, int | float) for _, factor in config.lr_multipliers):
+        raise ValueError(f'config.lr_multipliers is {config.lr_multipliers!r}; allowed: pairs of a name and a number')
+    if any(not isinstance(name, str) for name in (*config.freeze, *(name for name, _ in config.lr_multipliers))):
+        raise ValueError('config.freeze and config.lr_multipliers name parameters by regular expressions, texts')
+    if config.bce_threshold is not None and config.loss != 'bce':
+        raise ValueError(f"config.bce_threshold is for config.loss 'bce', which is {config.loss!r}")
     shares = [share for share, _ in config.progressive_sizes]
     if shares and (shares[0] != 0 or shares != sorted(set(shares)) or shares[-1] >= 1):
         raise ValueError(
@@ -276,10 +287,11 @@ def differences(config: Config, saved: dict[str, Any]) -> list[str]:
     with old.unlocked():
         old.update(saved)
     before, now = dict(items(old)), dict(items(config))
+    free = set(FREE) - ({'eval_every_epochs'} if config.schedule == 'plateau' else set())
     return sorted(
         f'config.{key} is {now.get(key)!r}, was {before.get(key)!r}'
         for key in before.keys() | now.keys()
-        if key not in FREE and plain(before.get(key)) != plain(now.get(key))
+        if key not in free and plain(before.get(key)) != plain(now.get(key))
     )
 
 

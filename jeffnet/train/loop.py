@@ -16,9 +16,9 @@ import jax.numpy as jnp
 import jeffnet
 from jeffnet.train import metrics
 from jeffnet.train.checkpoints import Checkpoints
-from jeffnet.train.config import steps_range
 from jeffnet.train.feed import Feed
 from jeffnet.train.hardware import Work, peak_flops
+from jeffnet.train.log_files import replace as replace_file
 from jeffnet.train.mesh import everywhere, split
 from jeffnet.train.plan import Plan
 from jeffnet.train.plateau import Plateau
@@ -27,6 +27,7 @@ from jeffnet.train.schedules import table
 from jeffnet.train.state import TrainState
 from jeffnet.train.step import Programs, zeros
 from jeffnet.train.stopping import StopRequests
+from jeffnet.train.trace import Trace
 
 NOTHING = {'step': 0, 'top1': -1.0, 'top5': -1.0, 'loss': math.inf}
 
@@ -47,23 +48,28 @@ def run(plan: Plan) -> dict:
         checkpoints = Checkpoints(folder / 'checkpoints', keep_last=config.keep_last, keep_best=config.keep_best)
         stack.callback(checkpoints.close)
         if plan.resume == 'auto' and checkpoints.steps():
-            state, best = restore(plan, checkpoints, plan_state)
+            state, best, passed_over = restore(checkpoints, plan_state)
+        else:
+            passed_over = []
         step = int(state.step)
 
         # --- output
         main = plan.shard.rank == 0
-        if main and not (step and (folder / 'config.json').exists()):
-            (folder / 'config.json').write_text(json.dumps(config.to_dict(), indent=2) + '\n')
+        if main:
+            replace_file(folder / 'config.json', json.dumps(config.to_dict(), indent=2) + '\n')
         report = stack.enter_context(closing(open_report(plan, step, main)))
         for line in heading(plan):
             report.line(line)
+        for fault in passed_over:
+            report.event(step, 'checkpoint_failed', f'passed over: {fault}')
         if step:
             report.event(step, 'resumed', f'resumed after step {step} of {plan.steps}')
 
         # --- rhythm
         eval_steps = max(1, round(config.eval_every_epochs * plan.steps_per_epoch))
         save_steps = config.checkpoint_every_steps or eval_steps
-        profiled = steps_range(config.profile_steps)
+        trace = Trace(config.profile_steps, folder / 'profile', report)
+        stack.callback(lambda: trace.end(step))
         train_step = Programs(plan.train_step)
         first, rollbacks, totals = True, 0, zeros(plan.mesh)
         feed = open_feed(plan, state)
@@ -73,8 +79,7 @@ def run(plan: Plan) -> dict:
 
         # --- loop
         while step < plan.steps:
-            if profiled and step + 1 == profiled[0]:
-                jax.profiler.start_trace(folder / 'profile')
+            trace.before(step + 1)
             with report.waiting():
                 batch = next(feed)
             before = previous
@@ -89,10 +94,7 @@ def run(plan: Plan) -> dict:
                 report.work = work_of(plan, train_step.flops_per_image(batch, plan.mesh.size))
                 report.line(f'first step, compilation included: {time.perf_counter() - started:.1f} s')
                 report.start_clock()
-            if profiled and step == profiled[1]:
-                jax.block_until_ready(totals)
-                jax.profiler.stop_trace()
-                report.event(step, 'profiled', f'trace of the steps {config.profile_steps} in {folder / "profile"}')
+            trace.after(step, totals)
             is_last, stop = step == plan.steps, stops.at(step)
 
             # --- log
@@ -119,20 +121,20 @@ def run(plan: Plan) -> dict:
                 report.start_clock()
 
             # --- checkpoint
-            if judged or step % save_steps == 0 or is_last or stop:
+            if is_last or stop or ((judged or step % save_steps == 0) and not int(state.skipped_in_row)):
                 attempt(report, step, is_last or stop, save, plan, checkpoints, step, state, best, judged)
                 if is_last or stop:
                     attempt(report, step, True, checkpoints.wait)
                 report.start_clock()
             if stop and not is_last:
+                if not judged:
+                    attempt(report, step, False, export, plan, state, {'step': step}, folder, ('last',))
                 report.event(step, 'stopped', f'stopped as asked, after step {step}; go on with --resume auto')
                 break
 
         # --- end
-        report.line(
-            f'{step} steps, {time.perf_counter() - started:.1f} s; best: top-1 {best["top1"]:.2f} % after step '
-            f'{best["step"]}; checkpoints in {folder}'
-        )
+        result = f'best: top-1 {best["top1"]:.2f} % after step {best["step"]}' if best['step'] else 'not validated yet'
+        report.line(f'{step} steps, {time.perf_counter() - started:.1f} s; {result}; checkpoints in {folder}')
         report.plots(schedule_points=table(plan.schedule, plan.steps))
     return best
 
@@ -230,10 +232,23 @@ def next_plateau(plan: Plan, plateau: Plateau, figures: dict) -> Plateau:
     return jax.device_put(after, everywhere(plan.mesh))
 
 
-def restore(plan: Plan, checkpoints: Checkpoints, like: TrainState) -> tuple[TrainState, dict]:
-    """The newest checkpoint that can be read, and the best evaluation up to it."""
-    state, extra = checkpoints.restore(checkpoints.steps()[-1], like)
-    return state, extra['best']
+def restore(checkpoints: Checkpoints, like: TrainState) -> tuple[TrainState, dict, list[str]]:
+    """The newest checkpoint that can be read, the best evaluation up to it, and what is wrong with later ones.
+
+    Raises OSError if there is none, and with several processes, which would not agree, if it is not the newest.
+    """
+    faults = []
+    for step in reversed(checkpoints.steps()):
+        try:
+            state, extra = checkpoints.restore(step, like)
+        except OSError as error:
+            faults.append(str(error))
+            if jax.process_count() > 1:
+                break
+            continue
+        checkpoints.forget(after=step)
+        return state, extra['best'], faults
+    raise OSError(f'--resume auto: {faults[0]}; remove it to go on from an earlier one, or take another output_dir')
 
 
 def roll_back(
@@ -248,6 +263,7 @@ def roll_back(
         why = f'after {rollbacks} roll-backs' if good else 'and there is no checkpoint before them'
         raise FloatingPointError(f'{row} steps in a row up to step {step} were not finite, {why}: {advice}')
     restored, _ = checkpoints.restore(good[-1], state)
+    checkpoints.forget(after=good[-1])  # a run that resumes must not take the way that was left
     report.event(
         step,
         'rolled_back',

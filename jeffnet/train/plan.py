@@ -17,14 +17,15 @@ from jeffnet.data.opening import open_training
 from jeffnet.data.order import Batch, EvaluationBatches, Shard
 from jeffnet.data.preprocessing import Augmentation, Preprocessing
 from jeffnet.data.source import DataError, Source
+from jeffnet.models.table import definition
 from jeffnet.train.config import Config, checked, differences
-from jeffnet.train.groups import multipliers
+from jeffnet.train.groups import decay_mask, multipliers
 from jeffnet.train.mesh import data_mesh, shardings
 from jeffnet.train.optimizers import make_optimizer
 from jeffnet.train.report import check_wandb
 from jeffnet.train.schedules import Schedule, make_schedule
 from jeffnet.train.state import TrainState
-from jeffnet.train.step import Recipe, make_eval_step, make_train_step
+from jeffnet.train.step import Recipe, make_eval_step, make_train_step, prepared
 
 FRAMEWORKS = ('linen', 'nnx', 'objax')
 
@@ -125,9 +126,12 @@ def prepare(config: Config, pipeline: str, framework: str = 'linen', resume: str
             clip_adaptive=config.clip_adaptive,
             multipliers=factors,
         )
+        decay_mask(params, config.decay_mask)
+        decay_mask(params, config.l2_mask)
+        recipe = recipe_of(config, steps, steps_per_epoch, frozenset(name for name, f in factors.items() if f == 0))
+        check_mixing(config, recipe, stages, len(training.classes))
     except ValueError as error:
         raise ValueError(f'config: {error}') from error
-    recipe = recipe_of(config, steps, steps_per_epoch, frozenset(name for name, f in factors.items() if f == 0))
 
     # --- state, steps
     make_output(Path(config.output_dir))
@@ -186,6 +190,15 @@ def check_batch(config: Config, mesh: Mesh) -> None:
         )
 
 
+def check_mixing(config: Config, recipe: Recipe, stages: list[tuple[int, Preprocessing]], classes: int) -> None:
+    """Raises ValueError for settings of mixing and erasing that do not go with each other or with the batch."""
+    key = jax.random.key(0)
+    for _, stage in stages:
+        images = jax.ShapeDtypeStruct((config.batch_size, *stage.image_size, config.in_chans), jnp.float32)
+        batch = {'image': images, 'label': jax.ShapeDtypeStruct((config.batch_size,), jnp.int32)}
+        jax.eval_shape(lambda batch: prepared(recipe, batch, classes, 0, key, key), batch)
+
+
 def check_output(folder: Path, config: Config, resume: str) -> None:
     """Raises ValueError if `folder` is a file, or holds a run that this one does not go on with."""
     if resume not in ('auto', 'never'):
@@ -199,9 +212,15 @@ def check_output(folder: Path, config: Config, resume: str) -> None:
             'or remove that one'
         )
     if holds and (folder / 'config.json').is_file():
-        changed = differences(config, json.loads((folder / 'config.json').read_text()))
+        try:
+            changed = differences(config, json.loads((folder / 'config.json').read_text()))
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f'{folder / "config.json"} is damaged ({error}); remove it to go on without it') from error
         if changed:
-            raise ValueError(f'--resume auto: {folder} holds a run of another configuration: {"; ".join(changed)}')
+            raise ValueError(
+                f'--resume auto: {folder} holds a run of another configuration: {"; ".join(changed)}; to start from '
+                f'its weights, give another config.output_dir and config.weights={folder / "last"}'
+            )
 
 
 def make_output(folder: Path) -> None:
@@ -270,7 +289,9 @@ def make_model(
     """
     options = {'num_classes': classes, 'in_chans': config.in_chans, 'output_stride': config.output_stride}
     options |= {key: config[key] for key in ('bn_eps', 'bn_momentum') if config[key] is not None}
-    if config.image_size is not None:  # of interest to a position table only
+    info = jeffnet.model_info(config.model)
+    has_positions = hasattr(definition(info).VARIANTS[info.arch].func, 'image_size')
+    if has_positions and config.image_size is not None:
         options['image_size'] = stages[0][1].image_size
     group = config.batch_norm_group
     if config.batch_norm == 'replica':

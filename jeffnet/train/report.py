@@ -15,7 +15,7 @@ from jeffnet.train.log_files import CsvTable, JsonLines, Row
 from jeffnet.train.trackers import TensorBoard, WeightsAndBiases
 from jeffnet.train.trackers import check_wandb as check_wandb  # for those who make a report
 
-Event = Literal['resumed', 'rolled_back', 'stopped', 'checkpoint', 'checkpoint_failed', 'profiled']
+Event = Literal['resumed', 'rolled_back', 'stopped', 'checkpoint_failed', 'profiled']
 BAR = '{percentage:3.0f} %|{bar}| step {n_fmt} of {total_fmt} [{elapsed}{postfix}]'
 
 
@@ -123,6 +123,8 @@ class Report:
         said = [
             ('loss {:.4f}', row.get('loss')),
             ('top-1 {:.2f} %', row.get('top1')),
+            ('rate {:.3g}', row.get('learning_rate')),
+            ('{} skipped', row.get('skipped') or None),
             ('{:.0f} images/s', row['images_per_second']),
             ('data wait {:.0%}', row['data_wait']),
             ('MFU {:.1%}', row.get('mfu')),
