@@ -98,7 +98,8 @@ def test_speed_counts_waiting_but_no_pauses(tmp_path, clock, capsys):
     assert row['epoch'] == 1.0
     # 90 steps are left, and 5 steps took 40 s, pauses included
     assert capsys.readouterr().out == (
-        'epoch 1.00, step 10 of 100: loss 2.5000, top-1 40.00 %, rate 0.1, 16 images/s, data wait 25%, MFU 1.6%, 0:12:00 left\n'
+        'epoch 1.00, step 10 of 100: loss 2.5000, top-1 40.00 %, rate 0.1, 16 images/s, data wait 25%, MFU 1.6%, '
+        '0:12:00 left\n'
     )
 
 
