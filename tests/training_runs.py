@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -72,12 +71,12 @@ def start(
     script: str = 'pt_linen_train.py',
     devices: int = 1,
     processes: int = 1,
-    limit: Callable[[], None] | None = None,
+    limit: int | None = None,
 ) -> list[subprocess.Popen]:
     """Starts a run, or goes on with it, on `devices` CPU devices for each of its `processes`.
 
-    `limit` is called in the child before the script; what a run under a limit says is kept for `finish`, because the
-    limit would hold for the file as well.
+    No file may get more than `limit` kilobytes; what such a run says is kept for `finish`, since the limit would hold
+    for the file as well.
     """
     port, started = free_port(), []
     environment = {
@@ -98,7 +97,9 @@ def start(
         with (output.parent / f'{output.name}-{rank}.txt').open('a') as log:
             told = subprocess.PIPE if limit else log
             options = {'stdout': told, 'stderr': subprocess.STDOUT, 'text': True}
-            started.append(subprocess.Popen(command, cwd=ROOT, env=environment, preexec_fn=limit, **options))
+            # By a shell: Python's own way forks this process, of whose threads JAX warns.
+            limited = ['bash', '-c', f'ulimit -f {limit}; exec "$@"', 'bash'] if limit else []
+            started.append(subprocess.Popen([*limited, *command], cwd=ROOT, env=environment, **options))
     return started
 
 
