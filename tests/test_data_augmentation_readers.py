@@ -5,13 +5,17 @@ conftest.py has imported torchvision before: after TensorFlow, it would abort th
 
 import gc
 import multiprocessing
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from jeffnet.data import Augmentation, ClassFolder, Preprocessing, policies, pt, tf
-from jeffnet.data.order import Shard
+from jeffnet.data.images import training_image
+from jeffnet.data.order import Shard, training_batch
+from jeffnet.data.source import DataError
 
 
 @pytest.fixture(scope='module')
@@ -174,3 +178,47 @@ def test_bad_arguments_fail_before_the_first_batch(reader, folder):
             reader.training_batches(folder, SMALL, Augmentation(), *arguments)
     with pytest.raises(ValueError, match='repeats is 0; allowed: 1 or more'):
         reader.training_batches(folder, SMALL, Augmentation(), 4, 0, repeats=0)
+
+
+# ------------------------------------------------------------------------------------------- images that cannot be read
+
+
+@pytest.fixture
+def damaged(folder, tmp_path):
+    """The folder with two files in a row that are none, and one that is cut short."""
+    root = tmp_path / 'damaged'
+    shutil.copytree(Path(folder.paths[0]).parents[1], root)
+    source = ClassFolder.open(root)
+    for place in (3, 4):
+        Path(source.paths[place]).write_bytes(b'no image')
+    Path(source.paths[8]).write_bytes(Path(source.paths[8]).read_bytes()[:40])
+    return source
+
+
+@pytest.mark.parametrize('reader', [pt, tf])
+def test_the_next_image_stands_in_for_one_that_cannot_be_read(reader, folder, damaged):
+    augmentation, faults = Augmentation(interpolation='random'), []
+    found = batches(reader, damaged, augmentation, 3, on_bad_image=faults.append)
+    assert {Path(fault.partition(': ')[0]).name for fault in faults} == {Path(damaged.paths[i]).name for i in (3, 4, 8)}
+    stand_in = {3: 5, 4: 5, 8: 9}
+    for step, (batch, whole) in enumerate(zip(found, batches(reader, folder, augmentation, 3), strict=True)):
+        index, position = training_batch(6, step, 12, 11)
+        places = [stand_in.get(int(i), int(i)) for i in index]
+        assert (batch['label'] == np.asarray(folder.labels)[places]).all()
+        same = np.array(places) == index
+        assert (batch['image'][same] == whole['image'][same]).all()
+        for row in np.flatnonzero(~same):
+            draw = augmentation.draw(6, int(position[row]), SMALL.interpolation)
+            data = Path(damaged.paths[places[row]]).read_bytes()
+            assert (batch['image'][row] == training_image(data, draw, SMALL, augmentation)).all()
+    parts = [batches(reader, damaged, augmentation, 3, shard=Shard(k, 2), on_bad_image=faults.append) for k in (0, 1)]
+    for batch, *shards in zip(found, *parts, strict=True):
+        assert (np.concatenate([shard['image'] for shard in shards]) == batch['image']).all()
+
+
+@pytest.mark.parametrize('reader', [pt, tf])
+def test_a_set_without_images_that_can_be_read_ends(reader, damaged):
+    for path in damaged.paths:
+        Path(path).write_bytes(b'no image')
+    with pytest.raises(DataError, match='11 images in a row cannot be read, the last is'):
+        batches(reader, damaged, Augmentation(), 1, on_bad_image=lambda fault: None)

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import runpy
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 
+from jeffnet.data.source import DataError
 from jeffnet.train import prepare, run
 from tests import training_runs
 from tests.tiny_model import register
@@ -86,6 +88,17 @@ def test_a_run_that_stays_not_finite_ends(data, tmp_path):
     with pytest.raises(FloatingPointError, match=r'up to step 7 were not finite, after 2 roll-backs: lower config\.le'):
         run(later)
     assert len(rows(tmp_path / 'later', 'rolled_back')) == 2
+
+
+def test_bad_images_end_the_run_or_are_replaced(data, tmp_path, capsys):
+    root = tmp_path / 'data'
+    shutil.copytree(data, root)
+    (root / 'train/class1/5.png').write_bytes(b'no image')
+    with pytest.raises(DataError, match=r'class1.5\.png'):
+        run(prepare(configuration(root, tmp_path / 'error', epochs=2.0), 'pt'))
+    best = run(prepare(configuration(root, tmp_path / 'run', epochs=2.0, on_bad_image='replace'), 'pt'))
+    (event,) = rows(tmp_path / 'run', 'bad_image')
+    assert 'another image stands in for' in event['text'] and '5.png' in event['text'] and np.isfinite(best['loss'])
 
 
 # ------------------------------------------------------------------------------- schedules, sizes, names

@@ -8,7 +8,7 @@ import multiprocessing.connection
 import os
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from functools import partial
 from itertools import count
 from typing import Any
@@ -22,7 +22,7 @@ from jeffnet.data.folder import ClassFolder
 from jeffnet.data.images import evaluation_image, readable, training_image
 from jeffnet.data.order import WHOLE, Batch, EvaluationBatches, Rows, Shard, check_batch_size, training_batch
 from jeffnet.data.preprocessing import Preprocessing
-from jeffnet.data.source import BAD_IMAGE, DataError, Source, check_bad_image
+from jeffnet.data.source import BAD_IMAGE, DataError, Source, check_bad_image, substitute
 
 SMALL_SET = 4096  # images; below it, starting workers takes longer than reading everything in one process
 Reference = int | str  # an image's place in the set, or its path
@@ -69,29 +69,56 @@ def training_batches(
     *,
     shard: Shard = WHOLE,
     repeats: int = 1,
+    on_bad_image: Callable[[str], None] | None = None,
 ) -> Generator[Batch]:
     """Endless batches {'image' float32 [B, H, W, C], 'label' int32 [B]}, each a function of (seed, step) alone.
 
     `batch_size` counts the rows of all processes; a shard gets its own run of them. Each image comes `repeats` times in
-    a row, see `order.training_batch`. Raises ValueError for a batch_size that the processes do not divide.
+    a row, see `order.training_batch`. An image that cannot be read raises a DataError that names it; or `on_bad_image`
+    is told, and the next image of the set stands in. Raises ValueError for a batch_size that the processes do not
+    divide.
     """
     order = partial(training_batch, seed, batch_size=batch_size, size=len(source), shard=shard, repeats=repeats)
     order(start_step)  # bad arguments fail here, not with the first batch
 
     def stream() -> Generator[Batch]:
-        labels, ahead = np.asarray(source.labels), deque[np.ndarray]()
+        labels, ahead = np.asarray(source.labels), deque[tuple[np.ndarray, np.ndarray]]()
 
         def steps() -> Iterator[list[Item]]:
             for step in count(start_step):
                 index, position = order(step)
-                ahead.append(index)
+                ahead.append((index, position))
                 yield items(source, index, position)
 
         images = Images(source, preprocessing, augmentation, seed)
-        for pixels, _, _ in passed(data_loader(images, steps(), workers), BAD_IMAGE[0]):
-            yield {'image': pixels, 'label': labels[ahead.popleft()].astype(np.int32)}
+        for pixels, good, faults in passed(data_loader(images, steps(), workers), BAD_IMAGE[bool(on_bad_image)]):
+            index, position = ahead.popleft()
+            if faults and on_bad_image:
+                for fault in faults:
+                    on_bad_image(fault)
+                pixels, index = completed(images, source, pixels, good, index, position, on_bad_image)
+            yield {'image': pixels, 'label': labels[index].astype(np.int32)}
 
     return stream()
+
+
+def completed(
+    images: 'Images', source: Source, pixels: np.ndarray, good: np.ndarray, index: np.ndarray, position: np.ndarray,
+    on_bad_image: Callable[[str], None],
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """The batch whose rows `good` were read, with other images in the rows that were not; and the places of all."""
+    whole, places = np.zeros((len(index), *pixels.shape[1:]), np.float32), index.copy()
+    whole[good] = pixels
+
+    def prepare(other: int, at: int) -> np.ndarray:
+        image = images[items(source, np.array([other]), position[at : at + 1])[0]]
+        if isinstance(image, DataError):
+            raise image
+        return image
+
+    for row in set(range(len(index))).difference(good.tolist()):
+        whole[row], places[row] = substitute(partial(prepare, at=row), int(index[row]), len(source), on_bad_image)
+    return whole, places
 
 
 def items(source: Source, indices: np.ndarray, positions: np.ndarray | None = None) -> list[Item]:

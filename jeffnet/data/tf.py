@@ -15,7 +15,7 @@ from jeffnet.data.images import decode, readable
 from jeffnet.data.images import evaluation_image as pillow_image
 from jeffnet.data.order import WHOLE, Batch, EvaluationBatches, Rows, Shard, check_batch_size, training_batch
 from jeffnet.data.preprocessing import Preprocessing
-from jeffnet.data.source import BAD_IMAGE, DataError, Source, check_bad_image
+from jeffnet.data.source import BAD_IMAGE, DataError, Source, check_bad_image, substitute
 from jeffnet.data.streams import Stream
 from jeffnet.data.tf_images import evaluation_image, training_image
 from jeffnet.data.tf_import import tf
@@ -158,11 +158,14 @@ def training_batches(
     *,
     shard: Shard = WHOLE,
     repeats: int = 1,
+    on_bad_image: Callable[[str], None] | None = None,
 ) -> Generator[Batch]:
     """Endless batches {'image' float32 [B, H, W, C], 'label' int32 [B]}, each a function of (seed, step) alone.
 
     `batch_size` counts the rows of all processes; a shard gets its own run of them. Each image comes `repeats` times in
-    a row, see `order.training_batch`. Raises ValueError for a batch_size that the processes do not divide.
+    a row, see `order.training_batch`. An image that cannot be read raises a DataError that names it; or `on_bad_image`
+    is told, and the next image of the set stands in. Raises ValueError for a batch_size that the processes do not
+    divide.
     """
     order = partial(training_batch, seed, batch_size=batch_size, size=len(source), shard=shard, repeats=repeats)
     order(start_step)  # bad arguments fail here, not in TensorFlow
@@ -171,29 +174,61 @@ def training_batches(
         labels, load, rows = np.asarray(source.labels), loader(source), batch_size // shard.count
         draw = partial(augmentation.draw, seed, interpolation=preprocessing.interpolation)
 
-        def steps() -> Iterator[tuple]:
-            for step in count(start_step):
-                index, position = order(step)
-                references = [os.fsencode(source.paths[i]) for i in index] if isinstance(source, ClassFolder) else index
-                yield references, np.stack([flat(draw(int(p))) for p in position])
+        def example(index: np.ndarray, position: np.ndarray) -> tuple:
+            references = [os.fsencode(source.paths[i]) for i in index] if isinstance(source, ClassFolder) else index
+            return references, np.stack([flat(draw(int(p))) for p in position])
 
         def prepare(reference: tf.Tensor, row: tf.Tensor) -> tf.Tensor:
             return training_image(load(reference), unflat(row, draw(0)), preprocessing, augmentation)
 
         kind = tf.string if isinstance(source, ClassFolder) else tf.int64
         signature = (tf.TensorSpec(rows, kind), tf.TensorSpec((rows, flat(draw(0)).size), tf.float64))
-        examples = tf.data.Dataset.from_generator(steps, output_signature=signature).unbatch()
-        prepared = examples.map(prepare, **parallel(workers)).batch(rows, drop_remainder=True)
-        batches = prepared.prefetch(2).as_numpy_iterator()
-        for step in count(start_step):
-            index = order(step)[0]
+
+        def batches(first: int) -> Iterator[np.ndarray]:
+            def steps() -> Iterator[tuple]:
+                for step in count(first):
+                    yield example(*order(step))
+
+            examples = tf.data.Dataset.from_generator(steps, output_signature=signature).unbatch()
+            prepared = examples.map(prepare, **parallel(workers)).batch(rows, drop_remainder=True)
+            return prepared.prefetch(2).as_numpy_iterator()
+
+        def alone(position: int, index: int) -> np.ndarray:
+            single = tf.data.Dataset.from_tensor_slices(example(np.array([index]), np.array([position])))
             try:
-                images = next(batches)
+                return next(single.map(prepare).as_numpy_iterator())
             except tf.errors.OpError as error:
-                raise bad_training_image(source, index, error) from None
+                raise bad_training_image(source, np.array([index]), error) from None
+
+        ahead = batches(start_step)
+        for step in count(start_step):
+            index, position = order(step)
+            try:
+                images = next(ahead)
+            except tf.errors.OpError as error:
+                if on_bad_image is None:
+                    raise bad_training_image(source, index, error) from None
+                images, index = one_by_one(alone, index, position, len(source), on_bad_image)
+                ahead = batches(step + 1)
             yield {'image': images, 'label': labels[index].astype(np.int32)}
 
     return stream()
+
+
+def one_by_one(
+    prepare: Callable[[int, int], np.ndarray], index: np.ndarray, position: np.ndarray, size: int,
+    on_bad_image: Callable[[str], None],
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
+    """The images of a batch of which some cannot be read, others in their rows, and the places of all in the set."""
+    images, places = [], index.copy()
+    for row, (place, number) in enumerate(zip(index.tolist(), position.tolist(), strict=True)):
+        try:
+            images.append(prepare(number, place))
+        except DataError as error:
+            on_bad_image(str(error))
+            image, places[row] = substitute(partial(prepare, number), place, size, on_bad_image)
+            images.append(image)
+    return np.stack(images), places
 
 
 def flat(draw: Draw) -> np.ndarray:

@@ -31,6 +31,7 @@ def default_config() -> Config:
     config.train_split = 'train'
     config.validation_split = 'validation'
     config.output_dir = 'output/train'  # checkpoints, exported weights `best` and `last`, logs, plots
+    config.on_bad_image = 'error'  # ends the run; replace: the next image stands in for one that cannot be read
     config.workers = placeholder(int)  # that read images, per process; None: as many as pay off
 
     # --- model
@@ -161,6 +162,7 @@ RULES = {
     'batch_norm': among('global', 'replica', 'groups', 'frozen'),
     'batch_norm_group': at_least(1),
     'eval_image_size': at_least(1),
+    'on_bad_image': among('error', 'replace'),
     'workers': at_least(0),
     'repeats': at_least(1),
     'erasing.prob': PROBABILITY,
@@ -213,7 +215,7 @@ RULES = {
 }
 # Keys that a resumed run may change: they do not change what is computed.
 FREE = (
-    'data_dir', 'output_dir', 'workers', 'sharding', 'fsdp_min_size', 'prefetch', 'log_every_steps',
+    'data_dir', 'output_dir', 'on_bad_image', 'workers', 'sharding', 'fsdp_min_size', 'prefetch', 'log_every_steps',
     'eval_every_epochs', 'checkpoint_every_steps', 'keep_last', 'keep_best', 'nonfinite_limit', 'max_rollbacks',
     'tensorboard', 'wandb', 'profile_steps', 'remat',
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -72,6 +73,7 @@ def run(plan: Plan) -> dict:
         stack.callback(lambda: trace.end(step))
         train_step = Programs(plan.train_step)
         first, rollbacks, totals = True, 0, zeros(plan.mesh)
+        told: set[str] = set()
         feed = open_feed(plan, state)
         stack.callback(lambda: feed.close())
         stops = stack.enter_context(StopRequests())
@@ -100,6 +102,7 @@ def run(plan: Plan) -> dict:
             # --- log
             if step % config.log_every_steps == 0 or is_last or stop:
                 report.interval(step, figures_of(plan, state, totals, step))  # waits for the devices
+                tell_faults(plan, report, step, told)
                 totals = previous = zeros(plan.mesh)
                 if int(state.skipped_in_row) >= config.nonfinite_limit:
                     state, rollbacks = roll_back(plan, checkpoints, state, report, rollbacks)
@@ -195,6 +198,17 @@ def figures_of(plan: Plan, state: TrainState, totals: metrics.Totals, step: int)
         'skipped': int(state.skipped),
         **({} if state.loss_scale is None else {'loss_scale': float(state.loss_scale.scale)}),
     }
+
+
+def tell_faults(plan: Plan, report: Report, step: int, told: set[str]) -> None:
+    """Reports each image that could not be read, once; a process that keeps no log says so on stderr."""
+    while plan.faults:  # the reader's thread may add to it meanwhile
+        if (fault := plan.faults.pop(0)) not in told:
+            told.add(fault)
+            text = f'another image stands in for {fault}'
+            report.event(step, 'bad_image', text)
+            if not report.main:
+                print(text, file=sys.stderr, flush=True)
 
 
 def validate(plan: Plan, state: TrainState, report: Report, step: int, best: dict) -> dict[str, float]:

@@ -52,6 +52,7 @@ class Plan:
     images: int  # to train on
     validation_images: int
     resume: str  # 'auto' or 'never'
+    faults: list[str]  # of images that others stand in for; the reader appends to it
 
     @property
     def steps_per_epoch(self) -> float:
@@ -144,10 +145,13 @@ def prepare(config: Config, pipeline: str, framework: str = 'linen', resume: str
     )
     placed = shardings(mesh, state, config.sharding, config.fsdp_min_size)
 
+    faults: list[str] = []
+
     def read(stage: Preprocessing, step: int):
         return reader.training_batches(
             training, stage, augmentation, config.batch_size, config.seed, step, config.workers,
             shard=shard, repeats=config.repeats,
+            on_bad_image=faults.append if config.on_bad_image == 'replace' else None,
         )  # fmt: skip
 
     local = config.batch_size // shard.count
@@ -172,6 +176,7 @@ def prepare(config: Config, pipeline: str, framework: str = 'linen', resume: str
         images=len(training),
         validation_images=len(validation),
         resume=resume,
+        faults=faults,
     )
 
 

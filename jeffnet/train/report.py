@@ -15,7 +15,7 @@ from jeffnet.train.log_files import CsvTable, JsonLines, Row
 from jeffnet.train.trackers import TensorBoard, WeightsAndBiases
 from jeffnet.train.trackers import check_wandb as check_wandb  # for those who make a report
 
-Event = Literal['resumed', 'rolled_back', 'stopped', 'checkpoint_failed', 'profiled']
+Event = Literal['resumed', 'rolled_back', 'stopped', 'bad_image', 'checkpoint_failed', 'profiled']
 BAR = '{percentage:3.0f} %|{bar}| step {n_fmt} of {total_fmt} [{elapsed}{postfix}]'
 
 
