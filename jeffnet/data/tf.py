@@ -1,10 +1,10 @@
 """The tf.data reader: a `Source` or a `Stream` in, numpy batches out, the same pixels as `jeffnet.data.pt`."""
 
 import os
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
-from itertools import count
+from functools import cached_property, partial
+from itertools import count, starmap
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from jeffnet.data.source import BAD_IMAGE, DataError, Source, check_bad_image, s
 from jeffnet.data.streams import Stream
 from jeffnet.data.tf_images import evaluation_image, training_image
 from jeffnet.data.tf_import import tf
+
+Places = tuple[np.ndarray, np.ndarray]  # of a batch: in the data set, and in the order
 
 
 def evaluation_batches(
@@ -171,36 +173,11 @@ def training_batches(
     order(start_step)  # bad arguments fail here, not in TensorFlow
 
     def stream() -> Generator[Batch]:
-        labels, load, rows = np.asarray(source.labels), loader(source), batch_size // shard.count
-        draw = partial(augmentation.draw, seed, interpolation=preprocessing.interpolation)
-
-        def example(index: np.ndarray, position: np.ndarray) -> tuple:
-            references = [os.fsencode(source.paths[i]) for i in index] if isinstance(source, ClassFolder) else index
-            return references, np.stack([flat(draw(int(p))) for p in position])
-
-        def prepare(reference: tf.Tensor, row: tf.Tensor) -> tf.Tensor:
-            return training_image(load(reference), unflat(row, draw(0)), preprocessing, augmentation)
-
-        kind = tf.string if isinstance(source, ClassFolder) else tf.int64
-        signature = (tf.TensorSpec(rows, kind), tf.TensorSpec((rows, flat(draw(0)).size), tf.float64))
-
-        def batches(first: int) -> Iterator[np.ndarray]:
-            def steps() -> Iterator[tuple]:
-                for step in count(first):
-                    yield example(*order(step))
-
-            examples = tf.data.Dataset.from_generator(steps, output_signature=signature).unbatch()
-            prepared = examples.map(prepare, **parallel(workers)).batch(rows, drop_remainder=True)
-            return prepared.prefetch(2).as_numpy_iterator()
-
-        def alone(position: int, index: int) -> np.ndarray:
-            single = tf.data.Dataset.from_tensor_slices(example(np.array([index]), np.array([position])))
-            try:
-                return next(single.map(prepare).as_numpy_iterator())
-            except tf.errors.OpError as error:
-                raise bad_training_image(source, np.array([index]), error) from None
-
-        ahead = batches(start_step)
+        prepared = TrainingImages(source, preprocessing, augmentation, seed)
+        labels, first = np.asarray(source.labels), start_step
+        rows = batch_size // shard.count
+        batches = prepared.dataset(lambda: map(order, count(first)), rows, parallel(workers)).prefetch(2)
+        ahead = batches.as_numpy_iterator()
         for step in count(start_step):
             index, position = order(step)
             try:
@@ -208,11 +185,59 @@ def training_batches(
             except tf.errors.OpError as error:
                 if on_bad_image is None:
                     raise bad_training_image(source, index, error) from None
-                images, index = one_by_one(alone, index, position, len(source), on_bad_image)
-                ahead = batches(step + 1)
+                images, index = one_by_one(prepared.alone, index, position, len(source), on_bad_image)
+                first = step + 1
+                ahead = batches.as_numpy_iterator()
             yield {'image': images, 'label': labels[index].astype(np.int32)}
 
     return stream()
+
+
+@dataclass
+class TrainingImages:
+    """Images of a data set as training sees them, by their places in it and their numbers in the order.
+
+    All go through tf.data: called eagerly or as a tf.function, the same operations give other last bits.
+    """
+
+    source: Source
+    preprocessing: Preprocessing
+    augmentation: Augmentation
+    seed: int
+
+    def dataset(self, order: Callable[[], Iterable[Places]], rows: int, threads: dict[str, Any]) -> tf.data.Dataset:
+        """Batches float32 [rows, H, W, C] of what `order` gives, which is called again for each pass."""
+        kind = tf.string if isinstance(self.source, ClassFolder) else tf.int64
+        signature = (tf.TensorSpec(rows, kind), tf.TensorSpec((rows, flat(self.draw(0)).size), tf.float64))
+        examples = tf.data.Dataset.from_generator(lambda: starmap(self.example, order()), output_signature=signature)
+        load = loader(self.source)
+
+        def prepare(reference: tf.Tensor, row: tf.Tensor) -> tf.Tensor:
+            return training_image(load(reference), unflat(row, self.draw(0)), self.preprocessing, self.augmentation)
+
+        return examples.unbatch().map(prepare, **threads).batch(rows, drop_remainder=True)
+
+    def draw(self, position: int) -> Draw:
+        """What chance does to the image with this number."""
+        return self.augmentation.draw(self.seed, position, self.preprocessing.interpolation)
+
+    def example(self, index: np.ndarray, position: np.ndarray) -> tuple:
+        """Files, or places, of images, and their draws."""
+        files = [os.fsencode(self.source.paths[i]) for i in index] if isinstance(self.source, ClassFolder) else index
+        return files, np.stack([flat(self.draw(int(p))) for p in position])
+
+    def alone(self, position: int, index: int) -> np.ndarray:
+        """One image, float32 [H, W, C]; DataError if it cannot be read."""
+        self.next = np.array([index]), np.array([position])
+        try:
+            return next(self.singles.as_numpy_iterator())[0]
+        except tf.errors.OpError as error:
+            raise bad_training_image(self.source, self.next[0], error) from None
+
+    @cached_property
+    def singles(self) -> tf.data.Dataset:
+        """A pass of one image, `next`; kept because a data set takes seconds to trace."""
+        return self.dataset(lambda: [self.next], 1, {})
 
 
 def one_by_one(
