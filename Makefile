@@ -11,6 +11,8 @@ NEWEST_TESTS ?= tests/test_core*.py tests/test_backends*.py tests/test_efficient
   tests/test_validate_labels.py tests/test_validate_results.py tests/test_data_tar.py tests/test_data_order.py
 
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
+# Small programs too: a process compiles dozens of them, and the tests start many processes.
+export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help

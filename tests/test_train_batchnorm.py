@@ -11,6 +11,7 @@ import torch
 import jeffnet
 from jeffnet.core.block import PYTORCH
 from jeffnet.core.layers import BatchNorm
+from tests.tiny_model import register
 
 N, H, W, C = 12, 3, 5, 4
 RNG = np.random.default_rng(0)
@@ -88,7 +89,7 @@ def test_bad_values(key, value):
 @pytest.mark.parametrize('framework', ['linen', 'nnx', 'objax'])
 def test_functional_is_the_model(framework):
     """Evaluation equals the model's own; in training, the key decides, and statistics move as they do in the model."""
-    made = jeffnet.create_model('pt_mnasnet_small', framework=framework, num_classes=3, drop_rate=0.5)
+    made = jeffnet.create_model(register(), framework=framework, num_classes=3, drop_rate=0.5)
     model, variables = made if isinstance(made, tuple) else (made, None)
     call, params, stats = importlib.import_module(f'jeffnet.{framework}').functional(model, variables)
     images = RNG.normal(size=(4, 32, 32, 3)).astype(np.float32)

@@ -8,18 +8,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.training_runs import QUICKLY
+
 ROOT = Path(__file__).parents[1]
-# Most of the time here is that of compilation, which takes half as long without optimization.
-FLAGS = (
-    '--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 '
-    '--xla_llvm_disable_expensive_passes=true'
-)
 
 
 @pytest.fixture(scope='module')
 def found():
     """What tests/train_devices.py prints."""
-    environment = {**os.environ, 'XLA_FLAGS': FLAGS, 'JAX_PLATFORMS': 'cpu'}
+    flags = f'--xla_force_host_platform_device_count=8 {QUICKLY}'
+    environment = {**os.environ, 'XLA_FLAGS': flags, 'JAX_PLATFORMS': 'cpu'}
     done = subprocess.run(
         [sys.executable, '-m', 'tests.train_devices'], cwd=ROOT, env=environment, capture_output=True, text=True,
         check=False, timeout=1800,

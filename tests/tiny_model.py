@@ -6,7 +6,7 @@ from functools import partial
 from jeffnet.models import efficientnet, efficientnet_stages, resnet, table, vit
 
 NAME = 'pt_tiny'
-STAGES = (efficientnet_stages.ds(1, 3, 1, 1, 8),), (efficientnet_stages.ir(2, 3, 2, 3, 16, se=0.25),)
+STAGES = (efficientnet_stages.ds(1, 3, 1, 1, 8),), (efficientnet_stages.ir(1, 3, 2, 3, 16, se=0.25),)
 # By name: its variant, and the published model whose entry in the table it takes.
 NETWORKS = {
     'pt_tiny': (

@@ -14,6 +14,8 @@ import orbax.checkpoint as ocp
 from PIL import Image
 
 ROOT = Path(__file__).parents[1]
+# Most of the time of these runs is that of compilation, which takes half as long without optimization.
+QUICKLY = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
 CONFIG = """
 from jeffnet.train import default_config
 from tests.tiny_model import register
@@ -81,7 +83,7 @@ def start(
     port, started = free_port(), []
     environment = {
         **os.environ,
-        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices}',
+        'XLA_FLAGS': f'--xla_force_host_platform_device_count={devices} {QUICKLY}',
         'JAX_PLATFORMS': 'cpu',
         'JAX_COMPILATION_CACHE_DIR': os.environ.get('JAX_COMPILATION_CACHE_DIR', str(ROOT / '.cache/jax')),
         'PYTHONPATH': str(ROOT),
