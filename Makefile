@@ -57,7 +57,7 @@ clean:  ## remove environments, caches and outputs; results/ stays
 # faster than pip for these sizes); plain pip where uv cannot be had or does not reach the package index.
 define install
 { uv=$$(command -v uv) || { $(1)/bin/python -m pip install -q uv && uv=$(1)/bin/uv; }; } \
-  && "$$uv" pip install -q --python $(1)/bin/python $(2) \
+  && "$$uv" pip install -q --compile-bytecode --python $(1)/bin/python $(2) \
   || { echo 'uv could not do it; trying pip'; $(1)/bin/python -m pip install -q $(2); }
 endef
 

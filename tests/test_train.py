@@ -23,9 +23,10 @@ from jeffnet.train import checked, count, cross_entropy, default_config, prepare
 from jeffnet.train.averages import ema_decay
 from jeffnet.train.feed import Feed
 from jeffnet.train.loss_scale import LossScale
+from tests.tiny_model import register
 
 ROOT = Path(__file__).parents[1]
-MODEL = 'tf_mobilenetv3_small_minimal_100'  # the cheapest to compile
+MODEL = register('tf_tiny')
 
 # -------------------------------------------------------------------------------------------------- metrics
 

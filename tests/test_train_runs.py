@@ -20,7 +20,7 @@ def data(tmp_path):
     [
         ('pt_linen_train.py', 8, 1, ('sharding=fsdp', 'fsdp_min_size=200'), (10, 40)),
         ('pt_objax_train.py', 1, 1, (), (10, 25, 40)),
-        ('tf_nnx_train.py', 1, 1, ('dtype=bfloat16', 'repeats=2'), (10, 40)),
+        ('tf_nnx_train.py', 1, 1, ('dtype=bfloat16', 'repeats=2'), (25,)),
         ('pt_linen_train.py', 4, 2, (), (25,)),
     ],
     ids=['linen-1x8-fsdp', 'objax', 'nnx', 'linen-2x4'],
@@ -59,14 +59,6 @@ def test_signal_to_one_of_two_stops_both_at_one_step(data, tmp_path, number):
     assert runs.steps(output)[-1] == 60 and f'resumed after step {stopped}' in runs.text(output)
 
 
-def test_signal_to_a_single_process(data, tmp_path):
-    output = tmp_path / 'run'
-    (started,) = runs.start(data, output)
-    runs.kill_after([started], output, 10, signal.SIGINT)
-    runs.finish([started], output)
-    assert 10 <= runs.steps(output)[-1] < 60 and 'stopped as asked' in runs.text(output)
-
-
 @pytest.mark.parametrize('victim', [0, 1])
 def test_death_of_one_of_two_ends_the_other(data, tmp_path, victim):
     output = tmp_path / 'run'
@@ -82,13 +74,14 @@ def test_death_of_one_of_two_ends_the_other(data, tmp_path, victim):
     assert runs.steps(output)[-1] == 60
 
 
-def test_disk_full_leaves_the_checkpoints_there_are(data, tmp_path):
+def test_signal_to_a_single_process_and_then_a_full_disk(data, tmp_path):
     straight, output = tmp_path / 'straight', tmp_path / 'run'
     runs.finish(runs.start(data, straight), straight)
     (started,) = runs.start(data, output)
-    runs.kill_after([started], output, 10, signal.SIGTERM)
+    runs.kill_after([started], output, 10, signal.SIGINT)
     runs.finish([started], output)
     before = runs.steps(output)
+    assert 10 <= before[-1] < 60 and 'stopped as asked' in runs.text(output)
     # From now on no file may have more than 16 kB, as on a disk that is full.
     limited = runs.start(data, output, limit=16)
     runs.finish(limited, output, expected=1)
@@ -102,9 +95,9 @@ def test_disk_full_leaves_the_checkpoints_there_are(data, tmp_path):
 
 def test_memory_stays_flat(data, tmp_path):
     output = tmp_path / 'run'
-    changes = ('epochs=800.0', 'log_every_steps=100', 'eval_every_epochs=200.0', 'checkpoint_every_steps=500')
-    runs.finish(runs.start(data, output, *changes), output)
+    changes = ('batch_size=8', 'epochs=400.0', 'eval_every_epochs=100.0', 'checkpoint_every_steps=500')
+    runs.finish(runs.start(data, output, *changes, 'log_every_steps=100'), output)
     rows = [json.loads(line) for line in (output / 'log.jsonl').read_text().splitlines()]
     memory = [row['host_memory'] for row in rows if row['kind'] == 'train']
     assert len(memory) == 20
-    assert max(memory[10:]) - max(memory[5:10]) < 20e6  # a copy of every batch would be 200 MB
+    assert max(memory[10:]) - max(memory[5:10]) < 20e6  # a copy of every batch would be 98 MB a thousand steps
