@@ -13,6 +13,7 @@ from safetensors.numpy import save_file
 
 from benchmarks import parity
 from tests.hub_server import HubServer
+from tests.record_sets import arrays, imagenet, prepared  # noqa: F401  fixtures
 
 # One thread: beside JAX's own threads and other test processes, PyTorch's would spin for each other.
 torch.set_num_threads(1)

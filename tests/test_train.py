@@ -198,6 +198,7 @@ def test_loss_scale_grows_to_its_cap_and_shrinks():
         ('data_dir', '/nowhere', r'config.data_dir is /nowhere.*no such folder'),
         ('validation_split', 'test', r"config.validation_split is test.*no folder 'test'"),
         ('accumulation_steps', 3, r'config.batch_size is 8; allowed: multiples of 3'),
+        ('eval_batch_size', 0, r'config.eval_batch_size is 0; allowed: 1 or more'),
         ('batch_norm', 'groups', r"config.batch_norm is 'groups' and config.batch_norm_group None; allowed"),
         ('batch_norm_group', 4, r"config.batch_norm is 'global' and config.batch_norm_group 4; allowed"),
         ('freeze', ('nothing_like_it',), r'config: .*nothing_like_it'),

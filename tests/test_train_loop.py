@@ -119,13 +119,14 @@ def test_plateau_lowers_the_rate_and_resumes_with_it(data, tmp_path):
 
 def test_images_grow_and_a_resumed_run_is_at_the_same_size(data, tmp_path):
     config = configuration(data, tmp_path, progressive_sizes=((0, 32), (0.3, 40), (0.7, 48)), eval_image_size=56)
+    config.eval_batch_size = 7
     plan = prepare(config, 'pt')
     whole = list(plan.batches(0, 0))
     assert [batch['image'].shape[1] for batch in whole] == [32] * 6 + [40] * 8 + [48] * 6
     for start in (3, 6, 13):
         for ours, theirs in zip(plan.batches(start, start), whole[start:], strict=True):
             assert np.array_equal(ours['image'], theirs['image']) and np.array_equal(ours['label'], theirs['label'])
-    assert next(plan.validated())['image'].shape[1:3] == (56, 56)
+    assert [batch['image'].shape for batch in plan.validated()] == [(7, 56, 56, 3)] * 2  # of 10 images
     best = run(plan)
     assert len(rows(tmp_path, 'train')) == 20 and np.isfinite(best['loss'])
 

@@ -13,8 +13,8 @@ import jeffnet
 from jeffnet import validate
 from jeffnet.weights.__main__ import main
 from tests.conftest import SMALL as NAME
+from tests.hub_repository import DEPRECATED
 from tests.hub_server import TOKEN, Fault
-from tests.test_weights_hub import DEPRECATED
 
 FILE = 'model.safetensors'
 

@@ -84,6 +84,7 @@ def default_config() -> Config:
     # --- optimizer
     config.batch_size = 256  # over all devices of all processes
     config.accumulation_steps = 1  # parts of a batch that are computed one after the other
+    config.eval_batch_size = placeholder(int)  # of validation; None: the part of a batch that is computed at a time
     config.epochs = 100.0
     config.optimizer = 'nesterov'
     config.momentum = 0.9  # the first decay rate of the Adam family
@@ -179,6 +180,7 @@ RULES = {
     'l2': at_least(0),
     'batch_size': at_least(1),
     'accumulation_steps': at_least(1),
+    'eval_batch_size': at_least(1),
     'epochs': ABOVE_0,
     'optimizer': among(*OPTIMIZERS),
     'momentum': SHARE,
@@ -217,7 +219,7 @@ RULES = {
 FREE = (
     'data_dir', 'output_dir', 'on_bad_image', 'workers', 'sharding', 'fsdp_min_size', 'prefetch', 'log_every_steps',
     'eval_every_epochs', 'checkpoint_every_steps', 'keep_last', 'keep_best', 'nonfinite_limit', 'max_rollbacks',
-    'tensorboard', 'wandb', 'profile_steps', 'remat',
+    'tensorboard', 'wandb', 'profile_steps', 'remat', 'eval_batch_size',
 )  # fmt: skip
 
 

@@ -154,7 +154,8 @@ def prepare(config: Config, pipeline: str, framework: str = 'linen', resume: str
             on_bad_image=faults.append if config.on_bad_image == 'replace' else None,
         )  # fmt: skip
 
-    local = config.batch_size // shard.count
+    evaluated = config.eval_batch_size or config.batch_size // config.accumulation_steps
+    local = evaluated // shard.count
     return Plan(
         config=config,
         framework=framework,
@@ -187,6 +188,10 @@ def check_batch(config: Config, mesh: Mesh) -> None:
         raise ValueError(
             f'config.batch_size is {config.batch_size}; allowed: multiples of {parts}, the number of devices '
             f'({mesh.size}) times config.accumulation_steps ({config.accumulation_steps})'
+        )
+    if config.eval_batch_size and config.eval_batch_size % mesh.size:
+        raise ValueError(
+            f'config.eval_batch_size is {config.eval_batch_size}; allowed: multiples of {mesh.size}, one a device'
         )
     group, part = config.batch_norm_group, config.batch_size // config.accumulation_steps
     if group and part % group:
