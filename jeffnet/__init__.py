@@ -72,7 +72,9 @@ def predictor(model: Any, variables: dict | None = None, *, devices: Any = None,
     """A function from normalised images `[N, H, W, C]` to the model's output, compiled once per shape.
 
     It keeps the variables as they are at this moment; Linen needs `variables`. A batch is split over `devices`, by
-    default all of this process. `compiled=False` runs operation by operation on one device, for debugging.
+    default all of this process; a CPU walks its share in blocks that stay in the cache, with compiler options of its
+    own. Called inside another compiled function, it is the plain forward pass. `compiled=False` runs operation by
+    operation on one device, for debugging.
     """
     from jeffnet.predict import Predictor
 

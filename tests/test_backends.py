@@ -118,7 +118,7 @@ def test_the_programs_are_the_same_in_all_frameworks(models):
         module, variables = models[framework]
         run = jeffnet.predictor(module, variables)
         jaxpr = jax.make_jaxpr(run)(X)
-        return [str(e.primitive) for e in jaxpr.jaxpr.eqns[-1].params['jaxpr'].jaxpr.eqns]
+        return [str(e.primitive) for e in jaxpr.jaxpr.eqns]
 
     assert len(primitives('linen')) > 100
     assert primitives('linen') == primitives('objax') == primitives('nnx')
@@ -263,7 +263,9 @@ def test_objax_trains_saves_and_loads(tmp_path):
     other, _ = made('objax', seed=3, drop_rate=0.2, drop_path_rate=0.2, **OPTIONS)
     objax.io.load_var_collection(path, other.vars())
     np.testing.assert_array_equal(jeffnet.predictor(other)(X), jeffnet.predictor(model)(X))
-    np.testing.assert_allclose(objax.Jit(lambda x: model(x), model.vars())(X), jeffnet.predictor(model)(X), rtol=1e-6)
+    logits = jeffnet.predictor(model)(X)
+    largest = np.abs(logits).max()  # another library takes the sums of float32 products in another order
+    np.testing.assert_allclose(objax.Jit(lambda x: model(x), model.vars())(X), logits, rtol=0, atol=1e-5 * largest)
 
 
 def test_objax_predictor_is_safe_in_threads():
