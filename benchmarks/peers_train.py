@@ -1,28 +1,20 @@
 """The same networks and the same training step as users of Flax and of timm would write them.
 
 In plain Flax: ResNet-50 (He et al., arXiv 1512.03385) and EfficientNet-B0 (Tan & Le, 1905.11946) in `flax.linen`, with
-the train state of Flax's ImageNet example. In PyTorch: timm's networks, channels last. Each peer is a function that
-does one step on the batch in memory and gives what to wait for, with its parameters and floating-point operations.
+the train state of Flax's ImageNet example. In PyTorch: timm's networks, channels last. Each peer has one
+case, a step on the batch in memory that gives its loss, and tells its parameters and the floating-point operations of a
+step as its framework counts them.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from benchmarks.turns import Side
+
 RATE, MOMENTUM, WEIGHT_DECAY, SMOOTHING = 0.01, 0.9, 1e-4, 0.1
-
-
-@dataclass(frozen=True)
-class Side:
-    """One way to train."""
-
-    step: Callable[[], Any]  # starts a step; what it returns goes to `loss`
-    loss: Callable[[Any], float]  # the loss of a step, once it is computed
-    parameters: int
-    flops: float  # of a step, as the framework counts them
 
 
 def counted(program: Any) -> float:
@@ -151,9 +143,9 @@ def plain_flax(name: str, images: np.ndarray, labels: np.ndarray, classes: int) 
     def step():
         nonlocal state
         state, metrics = train_step(state, *batch)
-        return metrics['loss']
+        return float(metrics['loss'])
 
-    return Side(step, float, parameters, flops)
+    return Side({'step': step}, {'parameters': parameters, 'gflops': flops / 1e9})
 
 
 # ------------------------------------------------------------------------------------------------------------- timm
@@ -181,10 +173,10 @@ def timm_torch(name: str, images: np.ndarray, labels: np.ndarray, classes: int, 
         loss = criterion(call(batch), wanted)
         loss.backward()
         optimizer.step()
-        return loss
+        return loss.item()
 
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network(batch)
     flops = 3 * counter.get_total_flops()  # forward and two gradients; of these it counts grouped ones far too high
     call = torch.compile(network) if compiled else network
-    return Side(partial(step, call), lambda loss: loss.item(), parameters, flops)
+    return Side({'step': partial(step, call)}, {'parameters': parameters, 'gflops': flops / 1e9})

@@ -1,0 +1,40 @@
+"""The harness of the benchmarks: sides in processes of their own that take turns."""
+
+import pytest
+
+from benchmarks.turns import compare
+
+SERVE = """
+import sys, time
+from benchmarks.turns import Side, serve
+pause = float(sys.argv[1])
+def wait():
+    time.sleep(pause)
+    return pause
+serve(Side({'wait': wait, 'nothing': lambda: float(sys.argv[2])}, {'pause': pause}))
+"""
+
+
+def test_sides_take_turns_and_one_that_does_not_start_is_named(capsys):
+    commands = {
+        'slow': ['-c', SERVE, '0.03', '1'],
+        'broken': ['-c', 'raise ValueError("no such network")'],
+        'fast': ['-c', SERVE, '0.01', 'nan'],
+    }
+    found = compare(commands, ['wait', 'nothing'], rounds=3, length=0.05)
+    assert list(found) == ['slow', 'fast']
+    assert found['slow'].facts['pause'] == found['slow'].values['wait'] == 0.03
+    # A case takes at least its pause; how much more is up to the machine.
+    assert found['slow'].seconds['wait'] >= 0.03 and found['fast'].seconds['wait'] >= 0.01
+    assert found['slow'].finite and not found['fast'].finite
+    assert found['slow'].peak_bytes > 1e6
+    assert capsys.readouterr().err == 'broken: ended with status 1: ValueError: no such network\n'
+
+
+def test_a_child_that_dies_between_turns_says_why():
+    dying = SERVE.replace('time.sleep(pause)', "sys.stderr.write('out of luck\\n'); sys.exit(3)")
+    dying = dying.replace(
+        'def wait():\n', 'calls = []\ndef wait():\n    calls.append(1)\n    if len(calls) < 4: return 1.0\n'
+    )
+    with pytest.raises(RuntimeError, match='ended with status 3: out of luck'):
+        compare({'dying': ['-c', dying, '0', '1']}, ['wait'], rounds=5, length=0.0)
