@@ -79,8 +79,7 @@ class Child:
     """A side in a process of its own. RuntimeError with the last line of its diagnostics if it ends by itself."""
 
     def __init__(self, command: Sequence[str], environment: dict[str, str]):
-        # Passive: threads that wait between two turns must not spin while another side computes.
-        environment = os.environ | {'OMP_NUM_THREADS': str(os.cpu_count()), 'OMP_WAIT_POLICY': 'passive'} | environment
+        environment = os.environ | environment
         self.errors = tempfile.TemporaryFile('w+')  # noqa: SIM115  closed with the child
         self.process = subprocess.Popen(
             [sys.executable, *command],

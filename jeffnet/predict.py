@@ -37,6 +37,7 @@ class Predictor:
         self.on_cpu = self.chosen[0].platform == 'cpu'
         self.options = cpu_options() if self.on_cpu and compiled else {}
         self.programs: dict[tuple, Callable] = {}  # by devices and block
+        self.widest: dict[tuple, int] = {}  # bytes of the widest activation, by shape and type of an image
 
     def __call__(self, images: Any) -> Any:
         """The output for images [N, H, W, C]; it may still be computed when this returns."""
@@ -58,8 +59,10 @@ class Predictor:
         """How many blocks of how many images a device walks through its share in."""
         if not self.on_cpu or share < 2:
             return 1, share
-        widest = widest_activation(self.call, self.variables, images.shape[1:], images.dtype)
-        fitting = 2 ** max(0, round(math.log2(BLOCK_BYTES / devices / widest)))
+        kind = (images.shape[1:], np.dtype(images.dtype))
+        if kind not in self.widest:
+            self.widest[kind] = widest_activation(self.call, self.variables, *kind)
+        fitting = 2 ** max(0, round(math.log2(BLOCK_BYTES / devices / self.widest[kind])))
         turns = -(-share // fitting)
         return turns, -(-share // turns)
 
