@@ -35,10 +35,11 @@ parity: $(READY)  ## every variant against its reference; writes results/parity.
 	$(BIN)/python -m benchmarks.parity --out results/parity.csv
 
 bench: $(READY)  ## the benchmarks side by side with the peers; writes results/bench-*.csv
-	@set -e; found=; for file in benchmarks/bench_*.py; do \
+	@found=; missed=; for file in benchmarks/bench_*.py; do \
 	  [ -e "$$file" ] || continue; found=yes; echo "== $$file"; \
-	  $(BIN)/python -m "benchmarks.$$(basename "$$file" .py)"; done; \
-	[ -n "$$found" ] || { echo 'make bench: there is no benchmarks/bench_*.py yet' >&2; exit 2; }
+	  $(BIN)/python -m "benchmarks.$$(basename "$$file" .py)" || missed="$$missed $$file"; done; \
+	[ -n "$$found" ] || { echo 'make bench: there is no benchmarks/bench_*.py yet' >&2; exit 2; }; \
+	[ -z "$$missed" ] || { echo "make bench: bars missed or failed:$$missed" >&2; exit 1; }
 
 lint: $(READY)  ## style, format and types
 	$(BIN)/ruff check .

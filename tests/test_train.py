@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from jeffnet.train import checked, count, cross_entropy, default_config, prepare
 from jeffnet.train.averages import ema_decay
 from jeffnet.train.feed import Feed
 from jeffnet.train.loss_scale import LossScale
+from jeffnet.train.plan import check_batch
 from tests.tiny_model import register
 
 ROOT = Path(__file__).parents[1]
@@ -290,3 +292,10 @@ def test_command_line_errors_are_one_line_and_status_2():
     command = [sys.executable, ROOT / 'pt_linen_train.py', '--config', ROOT / 'train_configs/digits_cpu.py']
     done = subprocess.run([*command, '--config.optimiser=adam'], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (2, 'pt_linen_train.py: config.optimiser is no key; closest: optimizer\n')
+
+
+def test_validation_batches_are_shared_evenly_among_devices():
+    config = default_config()
+    config.update(batch_size=8, eval_batch_size=3)
+    with pytest.raises(ValueError, match=r'config.eval_batch_size is 3; allowed: multiples of 2, one a device'):
+        check_batch(config, SimpleNamespace(size=2))
