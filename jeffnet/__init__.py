@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 __version__ = '0.1.0'
 __all__ = [
-    'ModelInfo', 'create_model', 'flat_variables', 'intermediates', 'linen', 'list_models', 'model_info', 'nnx',
-    'objax', 'predictor', 'push_to_hub', 'save_weights', 'weights',
+    'ModelInfo', 'create_model', 'flat_variables', 'fuse', 'intermediates', 'linen', 'list_models', 'model_info',
+    'nnx', 'objax', 'predictor', 'push_to_hub', 'save_weights', 'weights',
 ]  # fmt: skip
 
 FRAMEWORKS = ('linen', 'objax', 'nnx')
@@ -68,17 +68,41 @@ def intermediates(model: Any, x, variables: dict | None = None) -> dict[str, Any
     return _back_end(_framework_of(model, variables)).intermediates(model, x, variables)
 
 
-def predictor(model: Any, variables: dict | None = None, *, devices: Any = None, compiled: bool = True) -> Any:
+def fuse(model: Any, variables: dict | None = None) -> Any:
+    """The inference form of a network: batch norm folded into the convolutions before it, dropout left out.
+
+    A new module of the same framework, for Linen `(module, variables)`; the given one stays as it is. Names and calls
+    are the same (`blocks_0_0.conv_dw.kernel`, now with a `blocks_0_0.conv_dw.bias` and without `blocks_0_0.bn1`), and
+    so is the output, but for rounding; `training=True` raises ValueError. A batch norm that does not directly follow
+    a `Conv`, `MixedConv` or `Linear`, or shares what that returns with others, stays. Kernels and biases are folded in
+    float64 and kept as float32, whatever the `dtype`.
+
+    Raises TypeError for what is not made of jeffnet's blocks alone, or was changed after construction: a subclass, a
+    module with layers assigned later, variables of other shapes.
+    """
+    back_end = _back_end(_framework_of(model, variables))
+    fusion = importlib.import_module('jeffnet.fusion')
+    return fusion.fuse(back_end, model, variables)
+
+
+def predictor(
+    model: Any, variables: dict | None = None, *, devices: Any = None, compiled: bool = True, fuse: bool = True
+) -> Any:
     """A function from normalised images `[N, H, W, C]` to the model's output, compiled once per shape.
 
     It keeps the variables as they are at this moment; Linen needs `variables`. A batch is split over `devices`, by
     default all of this process; a CPU walks its share in blocks that stay in the cache, with compiler options of its
     own. Called inside another compiled function, it is the plain forward pass. `compiled=False` runs operation by
-    operation on one device, for debugging.
+    operation on one device, for debugging. `fuse=True` runs what `jeffnet.fuse` makes of the model, or the model as it
+    is: where that would raise TypeError, and in float64, which is asked for to see the last digits.
     """
     from jeffnet.predict import Predictor
 
-    call, variables = _back_end(_framework_of(model, variables)).pure(model, variables)
+    back_end = _back_end(_framework_of(model, variables))
+    if fuse:
+        fusion = importlib.import_module('jeffnet.fusion')
+        model, variables = fusion.fused_or_given(back_end, model, variables)
+    call, variables = back_end.pure(model, variables)
     return Predictor(call, variables, devices=devices, compiled=compiled)
 
 

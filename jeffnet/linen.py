@@ -52,9 +52,9 @@ def _native(module, name, value):
         return module.param(name, value.init, value.shape, jnp.float32)
     if isinstance(value, Keys):
         return functools.partial(module.make_rng, 'dropout')
-    return (
-        build(module.policy.rewrite(value), module.policy) if isinstance(value, Block) and not value.native else value
-    )
+    if isinstance(value, Block) and not value.native:
+        return build(*module.policy.child(name, value))
+    return value
 
 
 @functools.cache
@@ -86,7 +86,12 @@ def variables_of(block: Block, policy: Policy = PYTORCH, values: dict | None = N
 def create_model(name: str, **options) -> tuple[nn.Module, dict]:
     """The network `name` as a Linen module and its variables; see `jeffnet.create_model` for the options."""
     plan = create.plan(name, **options)
-    return build(plan.block, plan.policy), variables_of(plan.block, plan.policy, plan.values, plan.seed)
+    return assemble(plan.block, plan.policy, plan.values, plan.seed)
+
+
+def assemble(block: Block, policy: Policy, values: dict | None, seed: int = 0) -> tuple[nn.Module, dict]:
+    """A network of this block as it is handed to users, with `values` by flat name, else initial ones."""
+    return build(block, policy), variables_of(block, policy, values, seed)
 
 
 def flat_variables(variables: dict) -> dict[str, Any]:

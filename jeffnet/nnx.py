@@ -65,7 +65,7 @@ def _native(module, name, value):
         return (rngs or nnx.Rngs(dropout=source.seed)).dropout.fork()
     if isinstance(value, Block) and not value.native:
         source, rngs = module._building
-        return build(module.policy.rewrite(value), module.policy, source.child(name), rngs)
+        return build(*module.policy.child(name, value), source.child(name), rngs)
     return value
 
 
@@ -86,7 +86,12 @@ def build(block: Block, policy: Policy = PYTORCH, source: Source = FRESH, rngs: 
 def create_model(name: str, **options) -> nnx.Module:
     """The network `name` as an NNX module; see `jeffnet.create_model` for the options."""
     plan = create.plan(name, **options)
-    return build(plan.block, plan.policy, Source(plan.seed, plan.values))
+    return assemble(plan.block, plan.policy, plan.values, plan.seed)
+
+
+def assemble(block: Block, policy: Policy, values: dict | None, seed: int = 0) -> nnx.Module:
+    """A network of this block as it is handed to users, with `values` by flat name, else initial ones."""
+    return build(block, policy, Source(seed, values))
 
 
 def flat_variables(model: nnx.Module) -> dict[str, jax.Array]:

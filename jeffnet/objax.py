@@ -44,7 +44,7 @@ def _native(module, name, value):
     if isinstance(value, Keys):
         return objax.random.DEFAULT_GENERATOR
     if isinstance(value, Block) and not value.native:
-        return build(module.policy.rewrite(value), module.policy, module._source.child(name))
+        return build(*module.policy.child(name, value), module._source.child(name))
     return value
 
 
@@ -65,7 +65,12 @@ def build(block: Block, policy: Policy = PYTORCH, source: Source = FRESH) -> obj
 def create_model(name: str, **options) -> objax.Module:
     """The network `name` as an Objax module; see `jeffnet.create_model` for the options."""
     plan = create.plan(name, **options)
-    return build(plan.block, plan.policy, Source(plan.seed, plan.values))
+    return assemble(plan.block, plan.policy, plan.values, plan.seed)
+
+
+def assemble(block: Block, policy: Policy, values: dict | None, seed: int = 0) -> objax.Module:
+    """A network of this block as it is handed to users, with `values` by flat name, else initial ones."""
+    return build(block, policy, Source(seed, values))
 
 
 def flat_variables(model: objax.Module) -> dict[str, jax.Array]:

@@ -1,8 +1,11 @@
 """Running a model on the devices of this process: `jeffnet.predictor`."""
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,20 +16,22 @@ from jax.core import Tracer
 from jax.extend.core import Jaxpr, Var, jaxprs_in_params
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-# Bytes that the widest activations of one block of images should have on all devices together. Measured with
+from jeffnet.core import compiler
+
+# Share of the cache that the widest activations of the images in work should have together. Measured with
 # EfficientNet-B0, ResNet-50 and ViT-S on two cores with 32 MiB of shared cache: smaller blocks read the weights too
 # often, larger ones fall out of the cache.
-BLOCK_BYTES = 16 * 2**20
-# XLA's newer CPU library for products and convolutions, on by default in some versions, is about half as fast in
-# forward passes as the older one.
-CPU_OPTIONS = {'xla_cpu_experimental_ynn_fusion_type': ''}
+CACHE_SHARE = 0.5
+USUAL_CACHE = 32 * 2**20  # bytes, where the system does not tell
 
 
 class Predictor:
     """A function from images `[N, H, W, C]` to a model's output, compiled once per shape; see `jeffnet.predictor`.
 
-    Each device has the whole model and a share of the images. On CPUs, it walks its share in blocks whose activations
-    stay in the cache. Rows that fill up shares and blocks are zeros and cut off again.
+    Each device has the whole model and a share of the images. A CPU that is one device splits its share again, among
+    lanes: one program for each core, side by side, since a program by itself leaves cores waiting between its
+    operations. On CPUs, a program walks its images in blocks whose activations stay in the cache. Rows that fill up
+    shares and blocks are zeros and cut off again.
     """
 
     def __init__(self, call: Callable, variables: Any, *, devices: Sequence[Any] | None = None, compiled: bool = True):
@@ -35,8 +40,9 @@ class Predictor:
         self.call = call
         self.variables = jax.device_put(variables, replicated(data_mesh(self.chosen)))
         self.on_cpu = self.chosen[0].platform == 'cpu'
-        self.options = cpu_options() if self.on_cpu and compiled else {}
-        self.programs: dict[tuple, Callable] = {}  # by devices and block
+        self.lanes = cores() if self.on_cpu and self.devices == 1 else 1
+        self.options = compiler.options(self.chosen[0].platform, compiler.FORWARD) if compiled else {}
+        self.programs: dict[tuple, Callable] = {}  # by devices, block, shape and type of their images
         self.widest: dict[tuple, int] = {}  # bytes of the widest activation, by shape and type of an image
 
     def __call__(self, images: Any) -> Any:
@@ -47,39 +53,45 @@ class Predictor:
         if isinstance(images, Tracer):  # inside a caller's program, which has its own devices and options
             return self.call(self.variables, images)
         count = images.shape[0]
-        devices = max(1, min(self.devices, count))
-        turns, block = self.blocks(-(-count // devices), devices, images)
-        missing = devices * turns * block - count
+        devices, lanes = (max(1, min(most, count)) for most in (self.devices, self.lanes))
+        turns, block = self.blocks(-(-count // (devices * lanes)), devices * lanes, images)
+        missing = devices * lanes * turns * block - count
         if missing:
             images = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
-        out = self.program(devices, block)(images)
+        shares = np.split(np.asarray(images), lanes) if lanes > 1 else [images]
+        run = self.program(devices, block, shares[0])
+        # From threads, since XLA runs what one thread asks for one after the other.
+        out = joined(*threads(lanes).map(run, shares)) if lanes > 1 else run(images)
         return jax.tree.map(lambda array: array[:count], out) if missing else out
 
-    def blocks(self, share: int, devices: int, images: Any) -> tuple[int, int]:
-        """How many blocks of how many images a device walks through its share in."""
+    def blocks(self, share: int, parts: int, images: Any) -> tuple[int, int]:
+        """In how many blocks of how many images a device or lane, one of so many parts, walks through its share."""
         if not self.on_cpu or share < 2:
             return 1, share
         kind = (images.shape[1:], np.dtype(images.dtype))
         if kind not in self.widest:
             self.widest[kind] = widest_activation(self.call, self.variables, *kind)
-        fitting = 2 ** max(0, round(math.log2(BLOCK_BYTES / devices / self.widest[kind])))
+        fitting = 2 ** max(0, round(math.log2(CACHE_SHARE * cache_bytes() / parts / self.widest[kind])))
         turns = -(-share // fitting)
         return turns, -(-share // turns)
 
-    def program(self, devices: int, block: int) -> Callable:
-        """The compiled function for so many devices and blocks of this size."""
-        if (devices, block) not in self.programs:
+    def program(self, devices: int, block: int, images: Any) -> Callable:
+        """The compiled function of such images for so many devices and blocks of this size."""
+        key = (devices, block, images.shape, np.dtype(images.dtype))
+        if key not in self.programs:
             mesh = data_mesh(self.chosen[:devices])
             data = PartitionSpec('data')
             local = jax.shard_map(
                 partial(in_blocks, self.call, block),
                 mesh=mesh, in_specs=(PartitionSpec(), data), out_specs=data, check_vma=False,
             )  # fmt: skip
-            run = jax.jit(local, compiler_options=self.options)
             variables = jax.tree.map(partial(on_first, replicated(mesh)), self.variables)
             placed = NamedSharding(mesh, data)
-            self.programs[devices, block] = lambda images: run(variables, jax.device_put(images, placed))
-        return self.programs[devices, block]
+            shape = jax.ShapeDtypeStruct(images.shape, images.dtype, sharding=placed)
+            # Compiled here and not at its first call, which may be that of several threads at once.
+            run = jax.jit(local, compiler_options=self.options).lower(variables, shape).compile()
+            self.programs[key] = lambda images: run(variables, jax.device_put(images, placed))
+        return self.programs[key]
 
     def outputs(self, images: Any) -> Any:
         """Shape and type of the output for images [N, H, W, C], or for their `jax.ShapeDtypeStruct`; nothing is run."""
@@ -93,6 +105,38 @@ def in_blocks(call: Callable, block: int, variables: Any, images: Any) -> Any:
     blocks = images.reshape(-1, block, *images.shape[1:])
     out = lax.map(partial(call, variables), blocks)
     return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:]), out)
+
+
+@jax.jit
+def joined(*parts: Any) -> Any:
+    """The outputs of all lanes, one after the other."""
+    return jax.tree.map(lambda *arrays: jnp.concatenate(arrays), *parts)
+
+
+@cache
+def threads(count: int) -> ThreadPoolExecutor:
+    """Threads that start the programs of lanes."""
+    return ThreadPoolExecutor(count, thread_name_prefix='jeffnet-lane')
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
+
+
+@cache
+def cache_bytes() -> int:
+    """Bytes of the outermost caches that the cores of this process have."""
+    found: dict[str, int] = {}  # by the cores that share it
+    for core in os.sched_getaffinity(0) if hasattr(os, 'sched_getaffinity') else ():
+        levels = sorted(Path(f'/sys/devices/system/cpu/cpu{core}/cache').glob('index*'))
+        if levels and (levels[-1] / 'size').exists():
+            size = (levels[-1] / 'size').read_text().strip()  # e.g. 32768K
+            found[(levels[-1] / 'shared_cpu_list').read_text()] = int(size.rstrip('KMG')) * UNITS[size[-1]]
+    return sum(found.values()) or USUAL_CACHE
+
+
+UNITS = {'K': 2**10, 'M': 2**20, 'G': 2**30}
 
 
 def data_mesh(devices: Sequence[Any]) -> Mesh:
@@ -130,13 +174,3 @@ def made_of(program: Jaxpr, sources: set) -> Iterator[int]:
             yield from made_of(inner, {v for v, is_used in pairs if is_used})
         results: list[Any] = [v.aval for v in equation.outvars]
         yield from (math.prod(aval.shape) * aval.dtype.itemsize for aval in results)
-
-
-@cache
-def cpu_options() -> dict[str, Any]:
-    """The compiler options of forward passes on CPUs, where this version of XLA knows them."""
-    try:
-        jax.jit(lambda x: x, compiler_options=CPU_OPTIONS).lower(0.0).compile()
-    except jax.errors.JaxRuntimeError:
-        return {}
-    return CPU_OPTIONS

@@ -16,8 +16,7 @@ import pytest
 from flax import nnx
 
 import jeffnet
-from jeffnet import predict
-from jeffnet.core import layers
+from jeffnet.core import compiler, layers
 from jeffnet.core.block import Block, Param, Policy, declarations
 from jeffnet.core.derive import fields
 from jeffnet.models.efficientnet import EfficientNet
@@ -248,11 +247,11 @@ def test_objax_trains_saves_and_loads(tmp_path, monkeypatch):
     model, _ = made('objax', drop_rate=0.2, drop_path_rate=0.2, **OPTIONS)
     assert isinstance(model, objax.Module) and isinstance(model.blocks[1][0].conv_dw.kernel, objax.TrainVar)
     grad = objax.GradValues(lambda x: loss(model(x, training=True)), model.vars())
-    optimizer = objax.optimizer.Momentum(model.vars())
+    optimizer = objax.optimizer.Adam(model.vars())  # the first gradients are large: four images make poor statistics
 
     def step(x):
         grads, values = grad(x)
-        optimizer(0.005, grads)
+        optimizer(0.001, grads)
         return values[0]
 
     objax.random.DEFAULT_GENERATOR.seed(0)  # of dropout; tests before this one have drawn from it
@@ -264,9 +263,10 @@ def test_objax_trains_saves_and_loads(tmp_path, monkeypatch):
     other, _ = made('objax', seed=3, drop_rate=0.2, drop_path_rate=0.2, **OPTIONS)
     objax.io.load_var_collection(path, other.vars())
     np.testing.assert_array_equal(jeffnet.predictor(other)(X), jeffnet.predictor(model)(X))
-    monkeypatch.setattr(predict, 'cpu_options', dict)  # objax.Jit has no compiler options
-    logits = jeffnet.predictor(model)(X)
-    np.testing.assert_allclose(objax.Jit(lambda x: model(x), model.vars())(X), logits, rtol=1e-6)
+    monkeypatch.setattr(compiler, 'options', lambda *_: {})  # objax.Jit has none
+    logits = jeffnet.predictor(model, fuse=False)(X)
+    # The predictor computes two images at a time, and products of other sizes add up in another order.
+    np.testing.assert_allclose(objax.Jit(lambda x: model(x), model.vars())(X), logits, rtol=1e-6, atol=2e-6)
 
 
 def test_objax_predictor_is_safe_in_threads():
@@ -284,7 +284,7 @@ def test_objax_predictor_is_safe_in_threads():
 def test_nnx_trains_splits_and_pickles():
     model, _ = made('nnx', drop_rate=0.2, drop_path_rate=0.2, **OPTIONS)
     assert isinstance(model, nnx.Module) and isinstance(model.blocks[1][0].conv_dw.kernel, nnx.Param)
-    optimizer = nnx.Optimizer(model, optax.sgd(0.05, 0.9), wrt=nnx.Param)
+    optimizer = nnx.Optimizer(model, optax.adam(0.001), wrt=nnx.Param)
 
     @nnx.jit
     def step(model, optimizer):

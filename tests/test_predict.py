@@ -1,6 +1,7 @@
 """The predictor: the same numbers in blocks, on several devices, inside a caller's program and uncompiled."""
 
 import json
+import math
 import os
 import subprocess
 import sys
@@ -10,7 +11,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax import lax
 
 import jeffnet
 from jeffnet import predict
@@ -29,28 +29,52 @@ def model():
     return jeffnet.create_model(tiny_model.register(), num_classes=3)
 
 
-@pytest.mark.parametrize(('count', 'blocks'), [(1, (1, 1)), (4, (2, 2)), (5, (3, 2)), (7, (4, 2))])
-def test_blocks_give_the_numbers_of_the_whole(model, monkeypatch, count, blocks):
+def caching(monkeypatch, images: float, run):
+    """A cache in which the widest activations of so many images of 32 x 32 just have their share."""
+    widest = predict.widest_activation(run.call, run.variables, (32, 32, 3), np.dtype('float32'))
+    monkeypatch.setattr(predict, 'cache_bytes', lambda: images * widest / predict.CACHE_SHARE)
+
+
+@pytest.mark.parametrize(
+    ('count', 'lanes', 'blocks'),
+    [(1, 1, (1, 1)), (4, 1, (2, 2)), (5, 1, (3, 2)), (7, 1, (4, 2)), (7, 3, (3, 1)), (2, 3, (1, 1))],
+)
+def test_lanes_and_blocks_give_the_numbers_of_the_whole(model, monkeypatch, count, lanes, blocks):
     x = RNG.normal(size=(count, 32, 32, 3)).astype(np.float32)
     whole = jeffnet.predictor(*model)
+    whole.lanes = 1
     assert whole.blocks(count, 1, x) == (1, count)  # such small images all fit
     run = jeffnet.predictor(*model)
-    monkeypatch.setattr(
-        predict, 'BLOCK_BYTES', 2 * predict.widest_activation(run.call, run.variables, (32, 32, 3), x.dtype)
-    )
-    assert run.blocks(count, 1, x) == blocks
+    run.lanes = lanes
+    caching(monkeypatch, 2, run)
+    parts = min(count, lanes)
+    assert run.blocks(-(-count // parts), parts, x) == blocks
     np.testing.assert_allclose(run(x), whole(x), **CLOSE)
+    ((devices, block, shape, _),) = run.programs  # one, shared by all lanes
+    assert (devices, block, shape[0]) == (1, blocks[1], math.prod(blocks))
 
 
-def test_lists_of_feature_maps_come_in_blocks_too(monkeypatch):
+def test_a_single_cpu_has_a_lane_for_each_core(model):
+    assert jeffnet.predictor(*model).lanes == len(os.sched_getaffinity(0))
+
+
+def test_lists_of_feature_maps_come_in_lanes_and_blocks_too(monkeypatch):
     module, variables = jeffnet.create_model(tiny_model.register(), features_only=True)
-    x = RNG.normal(size=(3, 32, 32, 3)).astype(np.float32)
+    x = RNG.normal(size=(5, 32, 32, 3)).astype(np.float32)
     expected = module.apply(variables, x)
-    monkeypatch.setattr(predict, 'BLOCK_BYTES', 1)
     run = jeffnet.predictor(module, variables)
-    assert run.blocks(3, 1, x) == (3, 1)
+    run.lanes = 2
+    caching(monkeypatch, 0.1, run)
+    assert run.blocks(3, 2, x) == (3, 1)
     for ours, reference in zip(run(x), expected, strict=True):
         np.testing.assert_allclose(ours, reference, **CLOSE)
+
+
+@pytest.mark.skipif(not Path('/sys/devices/system/cpu/cpu0/cache').exists(), reason='the system does not tell')
+def test_the_cache_is_what_the_system_tells():
+    caches = Path('/sys/devices/system/cpu/cpu0/cache').glob('index*/size')
+    largest = max(int(path.read_text().strip().rstrip('K')) * 1024 for path in caches)
+    assert predict.cache_bytes() % largest == 0
 
 
 def test_the_widest_activation_is_no_weight():
@@ -77,7 +101,7 @@ run = jeffnet.predictor(*jeffnet.create_model(tiny_model.register(), num_classes
 x = np.random.default_rng(1).normal(size=(7, 32, 32, 3)).astype(np.float32)
 found = {n: np.asarray(run(x[:n])).tolist() for n in (1, 2, 7)}
 used = {n: len(run(x[:n]).sharding.device_set) for n in (1, 2, 3)}
-print(json.dumps([run.devices, found, used]))
+print(json.dumps([run.devices, run.lanes, found, used]))
 """
 
 
@@ -86,9 +110,9 @@ def test_devices_share_a_batch(model):
     done = subprocess.run(
         [sys.executable, '-c', DEVICES], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
-    devices, found, used = json.loads(done.stdout.splitlines()[-1])
+    devices, lanes, found, used = json.loads(done.stdout.splitlines()[-1])
     x = np.random.default_rng(1).normal(size=(7, 32, 32, 3)).astype(np.float32)
-    assert devices == 3 and used == {'1': 1, '2': 2, '3': 3}  # a device without an image is left out
+    assert devices == 3 and lanes == 1 and used == {'1': 1, '2': 2, '3': 3}  # a device without an image is left out
     for count, logits in found.items():
         np.testing.assert_allclose(logits, jeffnet.predictor(*model)(x[: int(count)]), **CLOSE)
 
@@ -111,19 +135,3 @@ def test_lowering_is_that_of_the_platform_compiled_for(platform):
         else {'convolution': 2, 'dot_general': 0, 'reduce': 1}
     )
     assert counts == expected
-
-
-def test_gradients_are_those_of_the_native_convolution():
-    x, g = RNG.normal(size=(2, 7, 7, 8)).astype(np.float32), RNG.normal(size=(2, 4, 4, 8)).astype(np.float32)
-    kernel = RNG.normal(size=(3, 3, 1, 8)).astype(np.float32)
-
-    def native(x, kernel):
-        return lax.conv_general_dilated(
-            x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=('NHWC', 'HWIO', 'NHWC'), feature_group_count=8
-        )
-
-    out, pull = jax.vjp(lambda x, kernel: convolve(x, kernel, (2, 2), ((1, 1), (1, 1)), groups=8), x, kernel)
-    expected, pull_native = jax.vjp(native, x, kernel)
-    np.testing.assert_allclose(out, expected, **CLOSE)
-    for ours, reference in zip(pull(g), pull_native(g), strict=True):
-        np.testing.assert_allclose(ours, reference, **CLOSE)

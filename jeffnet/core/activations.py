@@ -3,6 +3,8 @@
 Plain functions, so that a block that holds one can be pickled and compared; JAX's own are compiled objects.
 """
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -39,7 +41,7 @@ def tanh(x):
 
 def silu(x):
     """x * sigmoid(x), also called swish (Ramachandran et al., 2017)."""
-    return jax.nn.silu(x)
+    return _silu(x)
 
 
 def mish(x):
@@ -49,7 +51,7 @@ def mish(x):
 
 def gelu(x):
     """x * Phi(x), the exact form with the error function (Hendrycks & Gimpel, 2016)."""
-    return jax.nn.gelu(x, approximate=False)
+    return _gelu(x)
 
 
 def gelu_tanh(x):
@@ -70,6 +72,36 @@ def hard_sigmoid(x):
 def hard_swish(x):
     """x * relu6(x + 3) / 6 (Howard et al., 2019)."""
     return x * hard_sigmoid(x)
+
+
+# Derivatives that share no exponential with the value, and use none of their own twice: XLA's CPU back end writes any
+# that is needed in two places to memory and reads it back, which takes longer than to compute it again.
+
+
+@jax.custom_jvp
+def _silu(x):
+    return jax.nn.silu(x)
+
+
+@_silu.defjvp
+def _silu_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    inner = jnp.clip(x, -30, 30)  # where the exponentials and their derivatives are finite in float32
+    sigmoid = 0.25 / (0.25 + jnp.exp(-inner - math.log(4)))
+    opposite = 1 / (1 + jnp.exp(inner))
+    return _silu(x), dx * (sigmoid * (1 + x * opposite))
+
+
+@jax.custom_jvp
+def _gelu(x):
+    return jax.nn.gelu(x, approximate=False)
+
+
+@_gelu.defjvp
+def _gelu_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    cumulative = jax.lax.erfc(x * -math.sqrt(0.5)) / 2
+    return _gelu(x), dx * (cumulative + x * jnp.exp(-0.5 * jnp.square(x)) / math.sqrt(2 * math.pi))
 
 
 _ALL = (

@@ -9,12 +9,13 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, dataclass_transform
 
 import jax.numpy as jnp
 
 Padding = str | int | tuple[tuple[int, int], tuple[int, int]]
+Edit = tuple[str, Callable[['Block'], 'Block']]  # the path of a sub-block, as in flat names, and what replaces it
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ def unchanged(block: 'Block') -> 'Block':
 
 @dataclass(frozen=True)
 class Policy:
-    """What an architecture leaves open; every sub-block sees the same one as `self.policy`.
+    """What an architecture leaves open; every sub-block sees the same one as `self.policy`, but for `edits`.
 
     Parameters, statistics and logits stay float32 under any `dtype` of 32 bits or fewer.
     """
@@ -55,6 +56,20 @@ class Policy:
     bn_group_size: int | None = None  # consecutive examples that share batch statistics in training; None: the batch
     bn_frozen: bool = False  # whether training, too, normalises with the running statistics and leaves them alone
     rewrite: Callable[['Block'], 'Block'] = unchanged  # replaces any sub-block, e.g. BatchNorm by GroupNorm
+    edits: tuple[Edit, ...] = field(default=(), repr=False)  # replace single ones after that; as many as layers
+
+    def child(self, name: str, block: 'Block') -> tuple['Block', 'Policy']:
+        """What a module builds for the sub-block `name` (`blocks_0_0`), and the policy which that gets."""
+        block = self.rewrite(block)
+        if not self.edits:
+            return block, self
+        below = []
+        for path, edit in self.edits:
+            if path == name:
+                block = edit(block)
+            elif path.startswith(f'{name}.'):
+                below.append((path.removeprefix(f'{name}.'), edit))
+        return block, replace(self, edits=tuple(below))
 
 
 # torch.nn.BatchNorm2d: momentum 0.1 of the new value, unbiased running variance, biased variance in the batch itself.
@@ -116,7 +131,8 @@ def declarations(block: Block, policy: Policy = PYTORCH, index: str = '_') -> di
             for i, element in enumerate(value):
                 walk(f'{name}{index}{i}', element)
         elif isinstance(value, Block):
-            for inner, declared in declarations(policy.rewrite(value), policy, index).items():
+            child = policy.child(name.replace(index, '_'), value)
+            for inner, declared in declarations(*child, index).items():
                 found[f'{name}.{inner}'] = declared
 
     for name, value in vars(block).items():

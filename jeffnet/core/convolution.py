@@ -1,59 +1,146 @@
-"""Convolution of NHWC images with HWIO kernels, lowered to what the device at hand runs fastest."""
+"""Convolution of NHWC images with HWIO kernels, lowered to what the device at hand runs fastest.
 
+A convolution relates three arrays: images, kernel and output. One primitive computes any of them, or of their
+cotangents, from the other two. Its derivatives are the primitive again, so all orders of differentiation, forward and
+backward, and `jax.vmap` run on the same lowerings.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 
+from jeffnet.core import convolution_cpu
 from jeffnet.core.padding import Pairs
+from jeffnet.core.primitives import run_by_itself, varying_alike
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """What the shapes of two of the three arrays leave open."""
+
+    size: tuple[int, int]  # height and width of the images
+    channels: tuple[int, int]  # of images and output
+    kernel_size: tuple[int, int]
+    stride: tuple[int, int]
+    padding: Pairs
+    dilation: tuple[int, int]
+    groups: int
+
+    @property
+    def out_size(self) -> tuple[int, int]:
+        """Height and width of the output."""
+        sides = zip(self.size, self.padding, self.dilation, self.kernel_size, self.stride, strict=True)
+        height, width = ((side + sum(pad) - d * (k - 1) - 1) // s + 1 for side, pad, d, k, s in sides)
+        return height, width
+
+    def shape(self, wanted: str, batch: int) -> tuple[int, ...]:
+        """Shape of one of the three arrays."""
+        if wanted == 'kernel':
+            return (*self.kernel_size, self.channels[0] // self.groups, self.channels[1])
+        size, channels = (self.size, self.channels[0]) if wanted == 'images' else (self.out_size, self.channels[1])
+        return (batch, *size, channels)
 
 
 def convolve(x, kernel, stride: tuple[int, int], padding: Pairs, dilation=(1, 1), groups: int = 1):
-    """Convolves `x` `[N, H, W, I]` with `kernel` `[KH, KW, I / groups, O]` into `[N, H', W', O]`.
+    """Convolves `x` `[N, H, W, I]` with `kernel` `[KH, KW, I / groups, O]` into `[N, H', W', O]`."""
+    if x.ndim != 4 or kernel.ndim != 4 or x.dtype != kernel.dtype or x.shape[3] != kernel.shape[2] * groups:
+        raise ValueError(
+            f'convolution of {x.dtype}{list(x.shape)} with a kernel {kernel.dtype}{list(kernel.shape)} in {groups} '
+            'groups: expected [N, H, W, I] and [KH, KW, I / groups, O] of one type'
+        )
+    geometry = Geometry(
+        x.shape[1:3], (x.shape[3], kernel.shape[3]), kernel.shape[:2], tuple(stride),
+        tuple(map(tuple, padding)), tuple(dilation), groups,
+    )  # fmt: skip
+    return _related(x, kernel, 'output', geometry)
 
-    The lowering is chosen for the platform that the program is compiled for. XLA's CPU back end runs a depthwise
-    convolution 10 to 50 times slower than the sum of shifted products below, and a 1x1 convolution at about half the
-    speed of the matrix product it is.
-    """
-    native = partial(
+
+# ----------------------------------------------------------------------------------------------------- the primitive
+
+# What `convolution_p` computes (`wanted`), and from which two.
+GIVEN = {'output': ('images', 'kernel'), 'images': ('output', 'kernel'), 'kernel': ('images', 'output')}
+
+convolution_p = Primitive('jeffnet_convolution')
+
+
+def _related(one, other, wanted: str, geometry: Geometry):
+    """One of the three arrays from the other two."""
+    return convolution_p.bind(*varying_alike(one, other), wanted=wanted, geometry=geometry)
+
+
+run_by_itself(convolution_p)
+
+
+@convolution_p.def_abstract_eval
+def _abstract(one, other, *, wanted, geometry):
+    batch = 0 if wanted == 'kernel' else one.shape[0]
+    return one.update(shape=geometry.shape(wanted, batch), weak_type=False)
+
+
+def _cotangent(position: int) -> Callable:
+    """The rule for the cotangent of the operand at this position."""
+
+    def rule(cotangent, *operands, wanted: str, geometry: Geometry):
+        kept = 1 - position
+        known = {wanted: cotangent, GIVEN[wanted][kept]: operands[kept]}
+        target = GIVEN[wanted][position]
+        return _related(*(known[name] for name in GIVEN[target]), target, geometry)
+
+    return rule
+
+
+ad.defbilinear(convolution_p, _cotangent(0), _cotangent(1))
+
+
+def _batched(operands, axes, *, wanted, geometry):
+    """`jax.vmap`: more images, or as many kernels."""
+    one, other = operands
+    if axes[1] is None and wanted != 'kernel':  # the same kernel for all
+        one = jnp.moveaxis(one, axes[0], 0)
+        out = _related(one.reshape(-1, *one.shape[2:]), other, wanted, geometry)
+        return out.reshape(*one.shape[:2], *out.shape[1:]), 0
+    choices = (partial(run, wanted=wanted, geometry=geometry) for run in (_on_cpu, _native))
+    on_cpu, native = (jax.vmap(run, axes) for run in choices)
+    return lax.platform_dependent(one, other, cpu=on_cpu, default=native), 0
+
+
+batching.primitive_batchers[convolution_p] = _batched
+
+# ------------------------------------------------------------------------------------------------------ the lowerings
+
+
+def _native(one, other, *, wanted: str, geometry: Geometry):
+    """XLA's own convolution, and its transposes."""
+    run = partial(
         lax.conv_general_dilated,
-        window_strides=stride,
-        padding=padding,
-        rhs_dilation=dilation,
+        window_strides=geometry.stride,
+        padding=geometry.padding,
+        rhs_dilation=geometry.dilation,
         dimension_numbers=('NHWC', 'HWIO', 'NHWC'),
-        feature_group_count=groups,
+        feature_group_count=geometry.groups,
     )
-    if groups == x.shape[-1] == kernel.shape[-1] and groups > 1:
-        on_cpu = partial(_depthwise, stride=stride, padding=padding, dilation=dilation)
-    elif kernel.shape[:2] == (1, 1) and groups == 1 and not any(map(any, padding)):
-        on_cpu = partial(_pointwise, stride=stride)
-    else:
-        return native(x, kernel)
-    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=native)
+    if wanted == 'output':
+        return run(one, other)
+    absent = jax.ShapeDtypeStruct(geometry.shape(wanted, one.shape[0]), one.dtype)
+    if wanted == 'images':
+        return jax.linear_transpose(lambda images: run(images, other), absent)(one)[0]
+    return jax.linear_transpose(lambda kernel: run(one, kernel), absent)(other)[0]
 
 
-def _pointwise(x, kernel, stride):
-    """1x1 convolution as a matrix product."""
-    return x[:, :: stride[0], :: stride[1]] @ kernel[0, 0]
+def _on_cpu(one, other, *, wanted: str, geometry: Geometry):
+    """What XLA's CPU back end runs faster than its own convolution, where there is such a thing."""
+    if geometry.groups == geometry.channels[0] == geometry.channels[1] and geometry.groups > 1:
+        return convolution_cpu.DEPTHWISE[wanted](one, other, geometry)
+    if geometry.kernel_size == (1, 1) and geometry.groups == 1 and not any(map(any, geometry.padding)):
+        return convolution_cpu.POINTWISE[wanted](one, other, geometry)
+    return _native(one, other, wanted=wanted, geometry=geometry)
 
 
-def _depthwise(x, kernel, stride, padding, dilation):
-    """Depthwise convolution as a sum of shifted products, which XLA fuses into one loop."""
-    accumulator = jnp.promote_types(x.dtype, jnp.float32)  # so that bfloat16 is rounded once, as in a convolution
-    # Padded once: without the barrier, XLA computes every shifted slice from what came before the padding.
-    x = lax.optimization_barrier(jnp.pad(x, ((0, 0), *padding, (0, 0))))
-    kh, kw = kernel.shape[:2]
-    h = (x.shape[1] - dilation[0] * (kh - 1) - 1) // stride[0] + 1
-    w = (x.shape[2] - dilation[1] * (kw - 1) - 1) // stride[1] + 1
-    total = 0
-    for i in range(kh):
-        for j in range(kw):
-            top, left = i * dilation[0], j * dilation[1]
-            shifted = lax.slice(
-                x,
-                (0, top, left, 0),
-                (x.shape[0], top + (h - 1) * stride[0] + 1, left + (w - 1) * stride[1] + 1, x.shape[3]),
-                (1, *stride, 1),
-            )  # [N, H', W', C]
-            total += shifted.astype(accumulator) * kernel[i, j, 0].astype(accumulator)
-    return total.astype(x.dtype)
+mlir.register_lowering(convolution_p, mlir.lower_fun(_native, multiple_results=False))
+mlir.register_lowering(convolution_p, mlir.lower_fun(_on_cpu, multiple_results=False), platform='cpu')

@@ -12,6 +12,7 @@ from jeffnet.core import initial
 from jeffnet.core.activations import relu, sigmoid
 from jeffnet.core.block import Block, Keys, Padding, Param, State
 from jeffnet.core.convolution import convolve
+from jeffnet.core.moments import affine, spread, sums
 from jeffnet.core.padding import pair, resolve
 from jeffnet.core.pooling import global_avg_pool
 
@@ -114,18 +115,12 @@ class BatchNorm(Block):
         self.mean, self.var = State(shape, initial.zeros), State(shape, initial.ones)
 
     def __call__(self, x, training=False):  # [N, ..., features]
-        wide = x.astype(at_least_float32(x.dtype))
+        wide, eps = x.astype(at_least_float32(x.dtype)), self.policy.bn_eps if self.eps is None else self.eps
+        scale, bias = (jnp.asarray(array, wide.dtype) for array in (self.scale, self.bias))
         if training and not self.policy.bn_frozen:
-            groups = self.groups(x.shape[0])
-            if groups > 1:
-                wide = wide.reshape(groups, -1, *x.shape[1:])
-            mean, var = self.batch_statistics(wide, groups)
-        else:
-            mean, var = jnp.asarray(self.mean.value, wide.dtype), jnp.asarray(self.var.value, wide.dtype)
-        eps = self.policy.bn_eps if self.eps is None else self.eps
-        gain = jnp.asarray(self.scale, wide.dtype) * lax.rsqrt(var + eps)
-        normed = (wide - mean) * gain + jnp.asarray(self.bias, wide.dtype)
-        return normed.reshape(x.shape).astype(x.dtype)
+            return self.by_batch(wide, scale, bias, eps).reshape(x.shape).astype(x.dtype)
+        mean, var = (jnp.asarray(state.value, wide.dtype) for state in (self.mean, self.var))
+        return ((wide - mean) * (scale * lax.rsqrt(var + eps)) + bias).astype(x.dtype)
 
     def groups(self, batch):
         """The number of groups of a batch, each with statistics of its own."""
@@ -134,18 +129,27 @@ class BatchNorm(Block):
             raise ValueError(f'bn_group_size={size} does not divide a batch of {batch}')
         return batch // size
 
-    def batch_statistics(self, x, groups=1):
-        """Mean and biased variance of the batch (two passes, for precision); the running ones take their share.
+    def by_batch(self, x, scale, bias, eps):
+        """Normalises with mean and biased variance of the batch, or of each group; the running ones take their share.
 
-        With groups, the first axis of `x`, each has its own; the running ones take the mean over the groups.
+        Both come from one pass, over what is left of `x` without the mean of the first example: that is within the
+        square root of N deviations of the mean, so little precision is lost. It counts as a constant, which changes no
+        derivative.
         """
-        axes = tuple(range(groups > 1, x.ndim - 1))
-        mean = x.mean(axes, keepdims=groups > 1)
-        var = jnp.square(x - mean).mean(axes, keepdims=groups > 1)
+        groups = self.groups(x.shape[0])
+        lead = int(groups > 1)
+        if lead:
+            x = x.reshape(groups, -1, *x.shape[1:])
         n = x.size // self.features // groups
+        centre = lax.index_in_dim(x, 0, lead, keepdims=False).mean(tuple(range(lead, x.ndim - 2)))  # [*lead, features]
+        centre = lax.stop_gradient(centre)
+        centred = x - spread(centre, x.ndim, lead)
+        shift, square = (total / n for total in sums(centred, centred, lead))
+        mean, var = centre + shift, square - jnp.square(shift)
+        gain = scale * lax.rsqrt(var + eps)
         self.update(self.mean, mean)
         self.update(self.var, var * (n / max(n - 1, 1)) if self.policy.bn_unbiased else var)
-        return mean, var
+        return affine(bias - mean * gain, gain, x, lead)
 
     def update(self, running, value):
         """Moves a running statistic towards the batch's, or the mean of the groups'."""

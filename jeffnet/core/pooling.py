@@ -1,5 +1,7 @@
 """Pooling of NHWC images."""
 
+import itertools
+import math
 from functools import partial
 
 import jax.numpy as jnp
@@ -23,8 +25,32 @@ def _windows(x, kernel_size, stride, padding: Padding, ceil_mode: bool):
 
 
 def max_pool(x, kernel_size, stride, padding: Padding = 'VALID', ceil_mode: bool = False):
-    """Maximum over windows of `[N, H, W, C]`; padding never wins."""
-    return lax.reduce_window(x, -jnp.inf, lax.max, *_windows(x, kernel_size, stride, padding, ceil_mode))
+    """Maximum over windows of `[N, H, W, C]`; padding never wins, and of equals the first gets the gradient."""
+    window, strides, pads = _windows(x, kernel_size, stride, padding, ceil_mode)
+    native = partial(
+        lax.reduce_window, init_value=-jnp.inf, computation=lax.max, window_dimensions=window, window_strides=strides,
+        padding=pads,
+    )  # fmt: skip
+    if math.prod(window) > FEW:
+        return native(x)
+    shifts = partial(_max_of_shifts, window=window, strides=strides, pads=pads)
+    return lax.platform_dependent(x, cpu=shifts, default=native)
+
+
+FEW = 25  # pixels of a window up to which a CPU computes the maximum pixel by pixel, forward and backward
+
+
+def _max_of_shifts(x, window, strides, pads):
+    """As elementwise operations, whose backward pass is four times as fast on a CPU."""
+    x = jnp.pad(x, pads, constant_values=-jnp.inf)
+    sides = [(size - width) // step for size, width, step in zip(x.shape, window, strides, strict=True)]
+    most = None
+    for first in itertools.product(*map(range, window)):
+        last = [begin + side * step + 1 for begin, side, step in zip(first, sides, strides, strict=True)]
+        shifted = lax.slice(x, first, last, strides)
+        # NaN wins, and stays.
+        most = shifted if most is None else jnp.where((shifted > most) | jnp.isnan(shifted), shifted, most)
+    return most
 
 
 def avg_pool(x, kernel_size, stride, padding: Padding = 'VALID', ceil_mode: bool = False, count_padding: bool = False):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from jeffnet.core import compiler
 from jeffnet.train.averages import ema_decay, updated
 from jeffnet.train.erasing import erase
 from jeffnet.train.losses import binary_cross_entropy, cross_entropy, l2_loss, softmax_cross_entropy, targets
@@ -123,7 +124,12 @@ def make_train_step(
         counted = count(logits, batch['label'], losses) | {'steps': jnp.int32(1), 'grad_norm': norm}
         return new, jax.tree.map(lambda total, one: total + jnp.where(finite, one, 0), totals, counted)
 
-    return jax.jit(train_step, donate_argnums=0, out_shardings=(shardings, everywhere(mesh)))
+    return jax.jit(
+        train_step,
+        donate_argnums=0,
+        out_shardings=(shardings, everywhere(mesh)),
+        compiler_options=compiler.options(mesh.devices.flat[0].platform, compiler.TRAINING),
+    )
 
 
 def prepared(recipe: Recipe, batch: Batch, classes: int, step, mix_key, erase_key) -> Batch:
@@ -176,7 +182,8 @@ def make_eval_step(network: Network, mesh: Mesh) -> Callable[[Any, Any, Totals, 
         counted = count(logits, batch['label'], cross_entropy(logits, batch['label']), batch['mask'])
         return jax.tree.map(jnp.add, totals, counted)
 
-    return jax.jit(eval_step, out_shardings=everywhere(mesh))
+    options = compiler.options(mesh.devices.flat[0].platform, compiler.FORWARD)
+    return jax.jit(eval_step, out_shardings=everywhere(mesh), compiler_options=options)
 
 
 class Programs:

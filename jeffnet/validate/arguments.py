@@ -75,6 +75,12 @@ def add_run_arguments(p: Any) -> None:
     p.add_argument('--dtype', choices=('float32', 'bfloat16', 'float16'), default='float32', help='of the computation')
     p.add_argument('--half-precision', action='store_const', dest='dtype', const='bfloat16', help='--dtype bfloat16')
     p.add_argument('--no-jit', action='store_true', help='operation by operation, on one device; for debugging')
+    p.add_argument(
+        '--fuse',
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help='batch norm folded into convolutions; default: yes',
+    )
     p.add_argument('--workers', type=at_least(0), metavar='N', help='that read images; default: as many as pay off')
     p.add_argument(
         '--results-file', type=Path, metavar='FILE', help='.csv or .json; models that are in it are left out'

@@ -141,7 +141,7 @@ class Validation:
     def ready(self, job: Job) -> tuple[Any, int, Labels, dict[str, Any]]:
         """The model, the number of its classes, what the labels mean to it, and the columns about it."""
         with input_errors():
-            predict, flat = build(job, self.framework, not self.args.no_jit)
+            predict, flat = build(job, self.framework, compiled=not self.args.no_jit, fuse=self.args.fuse)
             outputs = classes_of(predict, blank(job, 1))
             labels = self.labels(job.model, outputs)
         if labels.note and self.shard.rank == 0:
@@ -232,6 +232,7 @@ class Validation:
             'std': ' '.join(f'{value:g}' for value in preprocessing.std),
             'labels': ', '.join(str(word) for word in words if word),
             'data': ' '.join(str(part) for part in data if part), 'source': job.source, 'batch_size': args.batch_size,
+            'fuse': args.fuse,
         }  # fmt: skip
 
     def figures(self, job: Job, outcome: Outcome, names: dict[int, str]) -> dict[str, Any]:

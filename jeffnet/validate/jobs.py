@@ -90,13 +90,13 @@ def model_names(args: argparse.Namespace, given: str | None) -> list[str]:
     return names
 
 
-def build(job: Job, framework: str, compiled: bool) -> tuple[Any, dict[str, Any]]:
+def build(job: Job, framework: str, *, compiled: bool, fuse: bool) -> tuple[Any, dict[str, Any]]:
     """The model as a predictor, and its variables by flat name."""
     with jeffnet.weights.Incomplete():  # a fresh classifier, say: what follows would measure nothing
         model = jeffnet.create_model(job.model, framework, **job.options)
     module, variables = model if framework == 'linen' else (model, None)
     flat = jeffnet.flat_variables(module if variables is None else variables)
-    return jeffnet.predictor(module, variables, compiled=compiled), flat
+    return jeffnet.predictor(module, variables, compiled=compiled, fuse=fuse), flat
 
 
 def blank(job: Job, count: int) -> np.ndarray:

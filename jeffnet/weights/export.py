@@ -115,6 +115,10 @@ def exported(model, variables, name, preprocessing, classes, metrics) -> Export:
     else:
         block: Any = block_class(type(model))(**fields(model))
         policy = model.policy
+        if policy.edits:
+            raise ValueError(
+                'this model is fused for inference, which no other library loads: save the one it was made of'
+            )
         info = info_of(block, name)
     family = definition(info or model_info(recognise.models_of_variables({k: v.shape for k, v in flat.items()})[0]))
     names = timm_names(block, policy, family.WEIGHT_NAMES)
