@@ -12,7 +12,7 @@ import argparse
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.table import say, write_table
-from benchmarks.turns import Case, Result, Side, compare, serve
+from benchmarks.turns import ALLOCATORS, Case, Result, Side, compare, serve
 
 # Bars of jeffnet's speed over timm's under torch.compile: by model, (default allocator, largest batch), (default, batch
 # 1), and under the tuned allocator at both.
@@ -33,8 +33,6 @@ BARS = {
 }
 BATCHES = (16, 1)
 SIZE = 224
-TUNED = {'MALLOC_MMAP_MAX_': '0', 'MALLOC_TRIM_THRESHOLD_': str(32 * 2**30), 'MALLOC_TOP_PAD_': str(256 * 2**20)}
-ALLOCATORS: dict[str, dict[str, str]] = {'default': {}, 'tuned': TUNED}
 KERAS = {
     'efficientnet_b0': 'EfficientNetB0',
     'mobilenetv3_large_100': 'MobileNetV3Large',
@@ -47,23 +45,26 @@ def images(batch: int) -> np.ndarray:
     return np.random.default_rng(0).standard_normal((batch, SIZE, SIZE, 3), np.float32)
 
 
-def cases(run: Callable[[Any], Any], made: Callable[[np.ndarray], Any]) -> dict[str, Case]:
+def cases(run: Callable[[Any], Any], made: Callable[[np.ndarray], Any], sizes: Sequence[int]) -> dict[str, Case]:
     """A case for each batch size: `run` on what `made` makes of the images; its number is a sum of logits."""
-    batches = {str(batch): made(images(batch)) for batch in BATCHES}
+    batches = {str(batch): made(images(batch)) for batch in sizes}
     return {name: lambda batch=batch: float(np.asarray(run(batch)).sum()) for name, batch in batches.items()}
 
 
-def jeffnet(framework: str, name: str) -> Side:
+def jeffnet(framework: str, name: str, sizes: Sequence[int] = BATCHES, dtype: str = 'float32') -> Side:
     """Our predictor."""
+    import jax.numpy as jnp
+
     import jeffnet
     from jeffnet.create import parameter_count, plan
 
-    model = jeffnet.create_model(f'pt_{name}', framework)
+    model = jeffnet.create_model(f'pt_{name}', framework, dtype=jnp.dtype(dtype))
     predict = jeffnet.predictor(*model) if framework == 'linen' else jeffnet.predictor(model)
-    return Side(cases(predict, lambda x: x), {'parameters': parameter_count(plan(f'pt_{name}').block)})
+    facts = {'parameters': parameter_count(plan(f'pt_{name}').block)}
+    return Side(cases(predict, lambda x: x, sizes), facts)
 
 
-def plain_flax(name: str) -> Side:
+def plain_flax(name: str, sizes: Sequence[int] = BATCHES) -> Side:
     """The network as Flax's own layers give it."""
     import jax
 
@@ -73,40 +74,41 @@ def plain_flax(name: str) -> Side:
     variables = jax.jit(partial(network.init, training=False))(jax.random.key(0), images(1))
     run = jax.jit(lambda x: network.apply(variables, x, training=False))
     parameters = sum(array.size for array in jax.tree.leaves(variables['params']))
-    return Side(cases(run, jax.device_put), {'parameters': parameters})
+    return Side(cases(run, jax.device_put, sizes), {'parameters': parameters})
 
 
-def timm(name: str, compiled: bool = False) -> Side:
-    """timm's network, channels last; `compiled`: by torch.compile."""
+def timm(name: str, sizes: Sequence[int] = BATCHES, compiled: bool = False, amp: bool = False) -> Side:
+    """timm's network, channels last; `compiled`: by torch.compile; `amp`: in bfloat16, on a GPU if there is one."""
     import timm
     import torch
 
     torch.set_num_threads(os.cpu_count() or 1)
-    network = timm.create_model(name).eval().to(memory_format=torch.channels_last)
+    device = 'cuda' if amp and torch.cuda.is_available() else 'cpu'
+    network = timm.create_model(name).eval().to(device, memory_format=torch.channels_last)
     parameters = sum(array.numel() for array in network.parameters())
     call = torch.compile(network) if compiled else network
 
     def run(batch):
-        with torch.inference_mode():
-            return call(batch).numpy()
+        with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=amp):
+            return call(batch).float().cpu().numpy()
 
     def made(x):
-        return torch.from_numpy(x.transpose(0, 3, 1, 2)).contiguous(memory_format=torch.channels_last)
+        return torch.from_numpy(x.transpose(0, 3, 1, 2)).to(device).contiguous(memory_format=torch.channels_last)
 
-    return Side(cases(run, made), {'parameters': parameters})
+    return Side(cases(run, made, sizes), {'parameters': parameters})
 
 
-def keras(backend: str, name: str) -> Side:
+def keras(backend: str, name: str, sizes: Sequence[int] = BATCHES) -> Side:
     """The network of Keras Applications, its own normalisation of pixels included where it is part of the network."""
     os.environ['KERAS_BACKEND'] = backend
     import keras
 
     network = getattr(keras.applications, KERAS[name])(weights=None)
     parameters = sum(math.prod(v.shape) for v in network.trainable_variables)
-    return Side(cases(partial(network.predict_on_batch), lambda x: x), {'parameters': parameters})
+    return Side(cases(network.predict_on_batch, lambda x: x, sizes), {'parameters': parameters})
 
 
-SIDES: dict[str, Callable[[str], Side]] = {
+SIDES: dict[str, Callable[..., Side]] = {
     **{f'jeffnet {framework}': partial(jeffnet, framework) for framework in ('linen', 'nnx', 'objax')},
     'plain flax': plain_flax,
     'timm': timm,

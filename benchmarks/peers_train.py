@@ -151,26 +151,33 @@ def plain_flax(name: str, images: np.ndarray, labels: np.ndarray, classes: int) 
 # ------------------------------------------------------------------------------------------------------------- timm
 
 
-def timm_torch(name: str, images: np.ndarray, labels: np.ndarray, classes: int, compiled: bool = False) -> Side:
-    """A plain PyTorch step of timm's network, channels last; `compiled`: by torch.compile."""
+def timm_torch(
+    name: str, images: np.ndarray, labels: np.ndarray, classes: int, compiled: bool = False, amp: bool = False
+) -> Side:
+    """A plain PyTorch step of timm's network, channels last.
+
+    `compiled`: by torch.compile; `amp`: in bfloat16 by autocast, on a GPU if there is one.
+    """
     import timm
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
     torch.set_num_threads(2)
     torch.manual_seed(0)
-    network = timm.create_model(name, num_classes=classes).to(memory_format=torch.channels_last).train()
+    device = 'cuda' if amp and torch.cuda.is_available() else 'cpu'
+    network = timm.create_model(name, num_classes=classes).to(device, memory_format=torch.channels_last).train()
     parameters = sum(array.numel() for array in network.parameters())
     optimizer = torch.optim.SGD(
         network.parameters(), RATE, momentum=MOMENTUM, weight_decay=WEIGHT_DECAY, nesterov=True, foreach=True
     )
     criterion = torch.nn.CrossEntropyLoss(label_smoothing=SMOOTHING)
-    batch = torch.from_numpy(images.transpose(0, 3, 1, 2)).contiguous(memory_format=torch.channels_last)
-    wanted = torch.from_numpy(labels).long()
+    batch = torch.from_numpy(images.transpose(0, 3, 1, 2)).to(device).contiguous(memory_format=torch.channels_last)
+    wanted = torch.from_numpy(labels).long().to(device)
 
     def step(call: Callable[..., Any] = network):
         optimizer.zero_grad(set_to_none=True)
-        loss = criterion(call(batch), wanted)
+        with torch.autocast(device, torch.bfloat16, enabled=amp):
+            loss = criterion(call(batch), wanted)
         loss.backward()
         optimizer.step()
         return loss.item()

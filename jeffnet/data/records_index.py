@@ -21,6 +21,7 @@ from typing import Protocol
 import numpy as np
 
 from jeffnet.data.source import DataError
+from jeffnet.machine import cache_folder
 
 log = logging.getLogger(__name__)
 
@@ -250,11 +251,6 @@ def absolute(path: str) -> str:
 def joined(parts: Sequence[array]) -> np.ndarray:
     """The numbers of all parts, int64."""
     return np.concatenate([np.empty(0, np.int64), *(np.array(part, np.int64) for part in parts)])
-
-
-def cache_folder() -> Path:
-    """Where indices are kept: jeffnet/ in XDG_CACHE_HOME, else in ~/.cache."""
-    return Path(os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache') / 'jeffnet'
 
 
 def load_index(path: Path, files: Files) -> Index | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from jeffnet import distributed
+from jeffnet import distributed, machine
 from jeffnet.command_line import stop
 from jeffnet.data.source import DataError
 from jeffnet.train.config import Config, unknown_key
@@ -74,6 +74,7 @@ def parse(arguments: list[str]) -> list[str]:
 
 def train(config: Config, pipeline: str, framework: str, own: argparse.Namespace) -> int:
     """Prepares and runs; returns the exit status."""
+    machine.set_up()
     try:
         distributed.start(own)
     except ValueError as error:

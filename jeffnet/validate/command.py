@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 import jeffnet
-from jeffnet import distributed
+from jeffnet import distributed, machine
 from jeffnet.command_line import InputError, guarded, input_errors, stop
 from jeffnet.data import import_reader
 from jeffnet.data.imagenet import real_labels, synsets, validation_number
@@ -51,6 +51,7 @@ def run(framework: str, pipeline: str, argv: list[str] | None) -> int:
         jobs, classes = plan(args)
         if args.predictions and len(jobs) > 1:
             raise ValueError(f'--predictions: takes one model, {len(jobs)} match --model {args.model}')
+        machine.set_up()
         distributed.start(args)
         from jeffnet.validate.processes import together
 
