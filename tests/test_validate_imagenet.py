@@ -184,10 +184,10 @@ def test_one_model_that_fails_does_not_stop_the_others(imagenet, tmp_path, capfd
     argv = [str(imagenet / 'folders'), '--model', 'pt_mnasnet_*', '--no-pretrained', '--img-size', SIZE]
     broken = validate.command.build
 
-    def build(job, framework, compiled):
+    def build(job, framework, **options):
         if job.model == 'pt_mnasnet_100':
             raise RuntimeError('some fault')
-        return broken(job, framework, compiled)
+        return broken(job, framework, **options)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(validate.command, 'build', build)
