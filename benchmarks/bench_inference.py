@@ -2,10 +2,10 @@
 
     python -m benchmarks.bench_inference --out results/bench-inference.csv [--rounds 5] [--seconds 2]
 
-Random weights, float32, normalised images in memory. Ours is `jeffnet.predictor`, through which the validate scripts
-run models. Each side is a process of its own, and they take turns; all run under the C library's allocator as it comes,
-and again under one that keeps what is freed (`tuned`), which spares everyone the page faults of large arrays. The peak
-of memory is that of the whole process.
+Random weights, float32, normalised images in memory. Ours is `jeffnet.predictor` as the validate scripts run it. Each
+side is a process of its own, and they take turns; all run under the C library's allocator as it comes, but that ours
+sets it as the scripts do, and again under the same one that keeps what is freed (`tuned`), which spares everyone the
+page faults of large arrays. The peak of memory is that of the whole process.
 """
 
 import argparse
@@ -56,8 +56,10 @@ def jeffnet(framework: str, name: str, sizes: Sequence[int] = BATCHES, dtype: st
     import jax.numpy as jnp
 
     import jeffnet
+    from jeffnet import machine
     from jeffnet.create import parameter_count, plan
 
+    machine.keep_memory()
     model = jeffnet.create_model(f'pt_{name}', framework, dtype=jnp.dtype(dtype))
     predict = jeffnet.predictor(*model) if framework == 'linen' else jeffnet.predictor(model)
     facts = {'parameters': parameter_count(plan(f'pt_{name}').block)}
@@ -170,6 +172,10 @@ def main() -> int:
             for found in measure(name, allocator, arguments.sides, arguments.rounds, arguments.seconds):
                 rows.append(found)
                 say(found)
+    if 'default' in arguments.allocators:
+        from benchmarks.chart import draw
+
+        draw(arguments.out.with_suffix('.svg'), rows, max(BATCHES))
     return write_table(arguments.out, rows)
 
 

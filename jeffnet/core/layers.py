@@ -97,7 +97,9 @@ class Linear(Block):
 
     def __call__(self, x):  # [..., in]
         dtype = self.policy.dtype
-        x = jnp.asarray(x, dtype) @ jnp.asarray(self.kernel, dtype)  # [..., out]
+        # Of matrices: for the gradient of the kernel, XLA's CPU back end would transpose arrays of more axes first.
+        rows = jnp.asarray(x, dtype).reshape(-1, self.in_features) @ jnp.asarray(self.kernel, dtype)
+        x = rows.reshape(*x.shape[:-1], self.out_features)
         return x if self.bias is None else x + jnp.asarray(self.bias, dtype)
 
 
