@@ -8,19 +8,17 @@ sets it as the scripts do, and again under the same one that keeps what is freed
 page faults of large arrays. The peak of memory is that of the whole process.
 """
 
-import argparse
 import math
 import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from benchmarks.table import say, write_table
-from benchmarks.turns import ALLOCATORS, Case, Result, Side, compare, serve
+from benchmarks.table import write_table
+from benchmarks.turns import ALLOCATORS, Case, Result, Side, command, compare
 
 # Bars of jeffnet's speed over timm's under torch.compile: by model, (default allocator, largest batch), (default, batch
 # 1), and under the tuned allocator at both.
@@ -152,31 +150,22 @@ def row(name: str, allocator: str, side: str, batch: int, results: dict[str, Res
     return {**found, 'bar': bar if judged else '', 'ok': bool(own.finite and not (judged and ratios[0] < bar))}
 
 
+def side_of(side: str, name: str) -> Side:
+    """The side that a child process serves."""
+    return SIDES[side](name)
+
+
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--out', type=Path, default=Path('results/bench-inference.csv'))
-    parser.add_argument('--rounds', type=int, default=5)
-    parser.add_argument('--seconds', type=float, default=2.0, help='of a turn')
-    parser.add_argument('--models', nargs='+', choices=BARS, default=list(BARS))
-    parser.add_argument('--sides', nargs='+', choices=SIDES, default=list(SIDES))
-    parser.add_argument('--allocators', nargs='+', choices=ALLOCATORS, default=list(ALLOCATORS))
-    parser.add_argument('--side', nargs=2, help=argparse.SUPPRESS)  # the child processes
-    arguments = parser.parse_args()
-    if arguments.side:
-        side, name = arguments.side
-        serve(SIDES[side](name))
+    out = 'results/bench-inference.csv'
+    arguments, rows = command(__doc__, out, list(BARS), list(SIDES), 2.0, side_of, measure)
+    if rows is None:
         return 0
-    rows = []
-    for name in arguments.models:
-        for allocator in arguments.allocators:
-            for found in measure(name, allocator, arguments.sides, arguments.rounds, arguments.seconds):
-                rows.append(found)
-                say(found)
+    status = write_table(arguments.out, rows)
     if 'default' in arguments.allocators:
         from benchmarks.chart import draw
 
         draw(arguments.out.with_suffix('.svg'), rows, max(BATCHES))
-    return write_table(arguments.out, rows)
+    return status
 
 
 if __name__ == '__main__':

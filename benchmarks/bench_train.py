@@ -11,7 +11,6 @@ All run under the C library's allocator as it comes, but that ours sets it as th
 same one that keeps what is freed (`tuned`), which the bars are for.
 """
 
-import argparse
 import math
 import sys
 import tempfile
@@ -24,8 +23,8 @@ import numpy as np
 
 from benchmarks.peers_train import MOMENTUM, RATE, SMOOTHING, WEIGHT_DECAY, counted, plain_flax, timm_torch
 from benchmarks.pictures import CLASSES, write
-from benchmarks.table import say, write_table
-from benchmarks.turns import ALLOCATORS, Result, Side, compare, serve
+from benchmarks.table import write_table
+from benchmarks.turns import ALLOCATORS, Result, Side, command, compare
 
 # Bars of jeffnet's speed, by model and peer, under the tuned allocator.
 BARS = {
@@ -122,25 +121,9 @@ def row(name: str, allocator: str, side: str, results: dict[str, Result]) -> dic
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--out', type=Path, default=Path('results/bench-train.csv'))
-    parser.add_argument('--rounds', type=int, default=5)
-    parser.add_argument('--seconds', type=float, default=3.0, help='of a turn')
-    parser.add_argument('--models', nargs='+', choices=BARS, default=list(BARS))
-    parser.add_argument('--sides', nargs='+', choices=SIDES, default=list(SIDES))
-    parser.add_argument('--allocators', nargs='+', choices=ALLOCATORS, default=list(ALLOCATORS))
-    parser.add_argument('--side', nargs=2, help=argparse.SUPPRESS)  # the child processes
-    arguments = parser.parse_args()
-    if arguments.side:
-        serve(side_of(*arguments.side))
-        return 0
-    rows = []
-    for name in arguments.models:
-        for allocator in arguments.allocators:
-            for found in measure(name, allocator, arguments.sides, arguments.rounds, arguments.seconds):
-                rows.append(found)
-                say(found)
-    return write_table(arguments.out, rows)
+    out = 'results/bench-train.csv'
+    arguments, rows = command(__doc__, out, list(BARS), list(SIDES), 3.0, side_of, measure)
+    return 0 if rows is None else write_table(arguments.out, rows)
 
 
 if __name__ == '__main__':

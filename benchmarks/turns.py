@@ -3,6 +3,7 @@
 A side has named cases, each a function that does the work once, waits for it, and gives a number that must be finite.
 """
 
+import argparse
 import json
 import math
 import os
@@ -16,6 +17,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from benchmarks.table import say
 
 Case = Callable[[], float]
 
@@ -152,3 +155,41 @@ def compare(
     finally:
         for child in children.values():
             child.close()
+
+
+# ------------------------------------------------------------------------------------------------------ the command
+
+
+def command(
+    description: str,
+    out: str,
+    models: Sequence[str],
+    sides: Sequence[str],
+    length: float,
+    side_of: Callable[[str, str], Side],
+    measure: Callable[..., list[dict[str, Any]]],
+) -> tuple[argparse.Namespace, list[dict[str, Any]] | None]:
+    """The command line of a comparison, and its rows of all models under all allocators; None in a child process.
+
+    `side_of` is what a child serves, by side and model; `measure` gives the rows of model, allocator, sides, rounds and
+    seconds of a turn.
+    """
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument('--out', type=Path, default=Path(out))
+    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--seconds', type=float, default=length, help='of a turn')
+    parser.add_argument('--models', nargs='+', choices=models, default=list(models))
+    parser.add_argument('--sides', nargs='+', choices=sides, default=list(sides))
+    parser.add_argument('--allocators', nargs='+', choices=ALLOCATORS, default=list(ALLOCATORS))
+    parser.add_argument('--side', nargs=2, help=argparse.SUPPRESS)  # the child processes
+    arguments = parser.parse_args()
+    if arguments.side:
+        serve(side_of(*arguments.side))
+        return arguments, None
+    rows = []
+    for name in arguments.models:
+        for allocator in arguments.allocators:
+            for found in measure(name, allocator, arguments.sides, arguments.rounds, arguments.seconds):
+                rows.append(found)
+                say(found)
+    return arguments, rows

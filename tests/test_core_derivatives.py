@@ -127,6 +127,7 @@ WAYS = {
     'reverse over reverse': lambda f, args: jax.grad(
         lambda *a: sum(jnp.square(g).sum() for g in jax.grad(loss(f), (0, 1))(*a)), (0, 1)
     )(*args),
+    'of the last alone': lambda f, args: jax.grad(loss(f), len(args) - 1)(*args),
     'jacobian': lambda f, args: jax.jacfwd(f, 1)(*args),
     'of each example': lambda f, args: jax.vmap(jax.grad(loss(f), (0, 1)), (0, *[None] * (len(args) - 1)))(
         *doubled(args, (0, *[None] * (len(args) - 1)))

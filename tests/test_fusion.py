@@ -384,7 +384,7 @@ def test_the_predictor_fuses_unless_told_not_to(framework):
 def test_the_flag_of_the_validate_scripts_reaches_the_predictor():
     assert parser().parse_args(['data']).fuse is True
     assert parser().parse_args(['data', '--no-fuse']).fuse is False
-    job = Job(tiny_model.register(), {'num_classes': 3}, None, 'random')  # type: ignore
+    job = Job(tiny_model.register(), {'num_classes': 3}, None, 'random')  # type: ignore  no image is read
     for fuse in (True, False):
         predict, names = build(job, 'linen', compiled=True, fuse=fuse)
         assert ('batch_stats' in predict.variables) is not fuse

@@ -51,8 +51,8 @@ def test_the_environment_decides_about_memory(monkeypatch):
 PROGRAMS = """
 import json, os, sys
 from pathlib import Path
-from jeffnet import machine
-machine.keep_programs()
+import jeffnet
+jeffnet.machine.keep_programs()
 import jax, jax.numpy as jnp
 jax.config.update('jax_persistent_cache_min_compile_time_secs', 0)
 jax.jit(lambda x: x @ x + 1)(jnp.ones((3, 3)))

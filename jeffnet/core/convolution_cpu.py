@@ -70,7 +70,7 @@ def depthwise_kernel(x, g, geometry):
     together = kh * kw if g.shape[2] >= WIDE else kw
     sums = []
     for first in range(0, kh * kw, together):
-        products = [wide(shifted(x, tap, geometry)) * wide(g) for tap in every[first : first + together]]
+        products = [shifted(x, tap, geometry) * wide(g) for tap in every[first : first + together]]
         rows = lax.reduce(products, [zero] * len(products), added, (2,))  # [N, H', C] for each tap
         sums += [row.sum((0, 1)) for row in rows]
     return jnp.stack(sums).reshape(kh, kw, 1, -1).astype(x.dtype)
