@@ -60,6 +60,27 @@ def test_output_and_cotangents(width):
             np.testing.assert_allclose(ours, reference, **CLOSE, err_msg=str((kernel_size, settings)))
 
 
+@pytest.mark.parametrize('groups', [1, 2, 3, 6, 16, 48])  # merged into one, two and three, and left as they are
+@pytest.mark.parametrize('multiplier', [1, 2])
+def test_groups(groups, multiplier):
+    x, kernel = normal(2, 7, 6, 96), normal(3, 3, 96 // groups, 96 * multiplier, seed=1)
+    settings = {'stride': (2, 1), 'padding': UNEVEN, 'groups': groups}
+    expected, pull_native = jax.vjp(partial(native, **settings), x, kernel)
+    out, pull = jax.vjp(partial(convolve, **settings), x, kernel)
+    cotangent = normal(*expected.shape, seed=2)
+    for ours, reference in zip((out, *pull(cotangent)), (expected, *pull_native(cotangent)), strict=True):
+        # Up to 1,728 products of about 1 each.
+        np.testing.assert_allclose(ours, reference, rtol=1e-4, atol=5e-4)
+
+
+@pytest.mark.parametrize('channels', [1, 3, 5])  # of the first layer: by a sum of terms, and of too many for that
+def test_few_channels(channels):
+    x, kernel = normal(2, 11, 10, channels), normal(3, 3, channels, 8, seed=1)
+    for stride, padding, dilation in [((2, 2), ONE, (1, 1)), ((1, 2), UNEVEN, (2, 1))]:
+        settings = {'stride': stride, 'padding': padding, 'dilation': dilation}
+        np.testing.assert_allclose(convolve(x, kernel, **settings), native(x, kernel, **settings), **CLOSE)
+
+
 def test_products_of_large_images():
     x, kernel, cotangent = normal(2, 60, 51, 3), normal(1, 1, 3, 4, seed=1), normal(2, 60, 51, 4, seed=2)
     pull, pull_native = (jax.vjp(lambda kernel, f=f: f(x, kernel, (1, 1), NONE), kernel)[1] for f in (convolve, native))

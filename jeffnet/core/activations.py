@@ -94,14 +94,19 @@ def _silu_jvp(primals, tangents):
 
 @jax.custom_jvp
 def _gelu(x):
-    return jax.nn.gelu(x, approximate=False)
+    return x * normal_cdf(x)
 
 
 @_gelu.defjvp
 def _gelu_jvp(primals, tangents):
     (x,), (dx,) = primals, tangents
-    cumulative = jax.lax.erfc(x * -math.sqrt(0.5)) / 2
-    return _gelu(x), dx * (cumulative + x * jnp.exp(-0.5 * jnp.square(x)) / math.sqrt(2 * math.pi))
+    return _gelu(x), dx * (normal_cdf(x) + x * jnp.exp(-0.5 * jnp.square(x)) / math.sqrt(2 * math.pi))
+
+
+def normal_cdf(x):
+    """Phi(x), as PyTorch computes it: four times as fast on CPUs as with erfc, which jax.nn.gelu uses to keep the last
+    digits where Phi is next to 0."""
+    return 0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5)))
 
 
 _ALL = (

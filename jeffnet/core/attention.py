@@ -32,10 +32,13 @@ def attend(q, k, v):
     """Softmax attention of queries to keys and values, all `[N, L, heads, C]`; the weights are at least float32.
 
     Unlike `jax.nn.dot_product_attention`, whose softmax is float32 under float64 too, and which is slower on CPUs.
+    Scores have the queries last, since CPUs sum over another axis than the last with vector instructions.
     """
     q = q * q.shape[-1] ** -0.5  # cheaper than to scale the scores, and as timm does
-    scores = jnp.einsum('nqhc,nkhc->nhqk', q, k, preferred_element_type=at_least_float32(q.dtype))
-    return jnp.einsum('nhqk,nkhc->nqhc', jax.nn.softmax(scores).astype(v.dtype), v)
+    q, k, v = (jnp.swapaxes(x, 1, 2) for x in (q, k, v))  # [N, heads, L, C]
+    scores = jnp.einsum('nhkc,nhqc->nhkq', k, q, preferred_element_type=at_least_float32(q.dtype))
+    weights = jax.nn.softmax(scores, axis=-2).astype(v.dtype)
+    return jnp.swapaxes(jnp.einsum('nhkq,nhkc->nhqc', weights, v), 1, 2)
 
 
 class Mlp(Block):

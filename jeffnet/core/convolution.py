@@ -6,7 +6,7 @@ backward, and `jax.vmap` run on the same lowerings.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jax
@@ -139,7 +139,25 @@ def _on_cpu(one, other, *, wanted: str, geometry: Geometry):
         return convolution_cpu.DEPTHWISE[wanted](one, other, geometry)
     if geometry.kernel_size == (1, 1) and geometry.groups == 1 and not any(map(any, geometry.padding)):
         return convolution_cpu.POINTWISE[wanted](one, other, geometry)
+    if geometry.groups == 1 and wanted == 'output' and convolution_cpu.has_few_terms(geometry):
+        return convolution_cpu.sum_of_terms(one, other, geometry)
+    if geometry.groups > 1:
+        return _in_groups(one, other, wanted=wanted, geometry=geometry)
     return _native(one, other, wanted=wanted, geometry=geometry)
+
+
+def _in_groups(one, other, *, wanted: str, geometry: Geometry):
+    """Several groups on CPUs: in fewer and wider ones, and the kernel's cotangent group by group, since all at once
+    XLA takes a second for a layer."""
+    together = convolution_cpu.groups_together(geometry)
+    wider = replace(geometry, groups=geometry.groups // together)
+    if wanted != 'kernel':
+        kernel = convolution_cpu.merged(other, geometry, together) if together > 1 else other
+        return _native(one, kernel, wanted=wanted, geometry=wider)
+    dense = replace(wider, channels=tuple(channels // wider.groups for channels in wider.channels), groups=1)
+    pairs = zip(*(jnp.split(array, wider.groups, axis=3) for array in (one, other)), strict=True)
+    kernel = jnp.concatenate([_native(*pair, wanted=wanted, geometry=dense) for pair in pairs], axis=3)
+    return convolution_cpu.split(kernel, geometry, together) if together > 1 else kernel
 
 
 mlir.register_lowering(convolution_p, mlir.lower_fun(_native, multiple_results=False))
