@@ -4,6 +4,7 @@ Images lie as they are stored: like timm and the TensorFlow releases, nothing he
 """
 
 import io
+import math
 import os
 import re
 import struct
@@ -24,6 +25,7 @@ from jeffnet.data.settings import Box, Size
 from jeffnet.data.source import DataError
 
 FILTERS = {'bicubic': Image.Resampling.BICUBIC, 'bilinear': Image.Resampling.BILINEAR}
+REACH = {'bicubic': 2, 'bilinear': 1}  # pixels on either side, of the larger of both sizes
 TABLE_SIZE = 1024  # steps per pixel of TensorFlow's table of bicubic weights
 PNG = b'\x89PNG\r\n\x1a\n'
 DEEP_GREY = ('I', 'I;16', 'I;16L', 'I;16B', 'I;16N')
@@ -64,7 +66,7 @@ def evaluation_image(data: bytes, preprocessing: Preprocessing) -> np.ndarray:
     image = decode(data, preprocessing.in_chans)
     size = resized_size(image.height, image.width, preprocessing)
     top, left = (crop_offset(whole, part) for whole, part in zip(size, target, strict=True))
-    return normalise(array(crop(resize(image, size, interpolation), (top, left, *target))), preprocessing)
+    return normalise(array(resized_box(image, size, (top, left, *target), interpolation)), preprocessing)
 
 
 def decode(data: bytes, in_chans: int = 3) -> Image.Image:
@@ -104,7 +106,8 @@ def to_colours(image: Image.Image, in_chans: int) -> Image.Image:
     if image.mode == 'F':
         raise ValueError('floating-point pixels')
     image.info.pop('transparency', None)  # else Pillow warns that it is lost, once for each such palette
-    colour = image.convert('RGB')
+    image.load()
+    colour = image if image.mode == 'RGB' else image.convert('RGB')  # which would copy RGB
     return colour if in_chans == 3 else colour.convert('L')
 
 
@@ -151,6 +154,21 @@ def resize(image: Image.Image, size: Size, interpolation: str) -> Image.Image:
     """Pillow's resize with the horizontal pass first: Pillow 13 by itself would reverse the passes for some shapes."""
     height, width = size
     return image.resize((width, image.height), FILTERS[interpolation]).resize((width, height), FILTERS[interpolation])
+
+
+def resized_box(image: Image.Image, size: Size, box: Box, interpolation: str) -> Image.Image:
+    """The box (top, left, height, width) of `resize(image, size)`, bit for bit, without computing most of the rest.
+
+    The horizontal pass takes the rows that the vertical one reads, and that one the columns of the box. Rows that are
+    not read are black: Pillow's weights depend on the height, so it must stay.
+    """
+    top, left, height, width = box
+    scale = image.height / size[0]
+    reach = 2 + REACH[interpolation] * max(scale, 1)
+    first, last = max(0, math.floor(top * scale - reach)), min(image.height, math.ceil((top + height) * scale + reach))
+    rows = crop(image, (first, 0, last - first, image.width)).resize((size[1], last - first), FILTERS[interpolation])
+    columns = crop(rows, (-first, left, image.height, width)).resize((width, size[0]), FILTERS[interpolation])
+    return crop(columns, (top, 0, height, width))
 
 
 def array(image: Image.Image) -> np.ndarray:
