@@ -11,7 +11,7 @@ import pytest
 import tensorflow
 from PIL import Image
 
-from jeffnet.data import Augmentation, ClassFolder, DataError, Preprocessing, images, pt, tf, tf_images
+from jeffnet.data import Augmentation, ClassFolder, DataError, Preprocessing, images, pt, tf
 from jeffnet.data.preprocessing import least_size, resized_size
 from tests import golden_pixels
 
@@ -171,10 +171,6 @@ def test_resize_is_exact_whatever_the_pillow_version(shape, size, interpolation)
     for top, left, height, width in [(3, 5, 11, 13), (0, 0, 9, 3), (size[0] - 8, size[1] - 6, 8, 6), (0, 0, *size)]:
         box = images.resized_box(image, size, (top, left, height, width), interpolation)
         assert (np.asarray(box) == expected[top : top + height, left : left + width]).all()
-    whole = tf_images.resample(np.asarray(image), lambda height, width: (size, (0, 0)), size, interpolation)
-    assert (whole.numpy() == expected).all()
-    box = tf_images.resample(np.asarray(image), lambda height, width: (size, (3, 5)), (11, 13), interpolation)
-    assert (box.numpy() == expected[3:14, 5:18]).all()
 
 
 def test_an_image_covers_its_crop_after_the_resize():

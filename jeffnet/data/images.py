@@ -157,17 +157,28 @@ def resize(image: Image.Image, size: Size, interpolation: str) -> Image.Image:
 
 
 def resized_box(image: Image.Image, size: Size, box: Box, interpolation: str) -> Image.Image:
-    """The box (top, left, height, width) of `resize(image, size)`, bit for bit, without computing most of the rest.
+    """The box (top, left, height, width) of `resize(image, size)`, bit for bit, without computing most of the rest."""
+    first, last = rows_read(image.height, size, box, interpolation)
+    rows = crop(image, (first, 0, last - first, image.width))
+    return resized_rows(rows, first, image.height, size, box, interpolation)
 
-    The horizontal pass takes the rows that the vertical one reads, and that one the columns of the box. Rows that are
-    not read are black: Pillow's weights depend on the height, so it must stay.
+
+def rows_read(height: int, size: Size, box: Box, interpolation: str) -> tuple[int, int]:
+    """The rows, from the first to before the last, of an image of so many that a box of its resize depends on."""
+    scale = height / size[0]
+    reach = 2 + REACH[interpolation] * max(scale, 1)
+    return max(0, math.floor(box[0] * scale - reach)), min(height, math.ceil((box[0] + box[2]) * scale + reach))
+
+
+def resized_rows(rows: Image.Image, first: int, whole: int, size: Size, box: Box, interpolation: str) -> Image.Image:
+    """`resized_box` of an image of `whole` rows, of which only those of `rows_read` are given.
+
+    The vertical pass takes the columns of the box alone. The rows that it does not read are black: Pillow's weights
+    depend on the height, so it must stay.
     """
     top, left, height, width = box
-    scale = image.height / size[0]
-    reach = 2 + REACH[interpolation] * max(scale, 1)
-    first, last = max(0, math.floor(top * scale - reach)), min(image.height, math.ceil((top + height) * scale + reach))
-    rows = crop(image, (first, 0, last - first, image.width)).resize((size[1], last - first), FILTERS[interpolation])
-    columns = crop(rows, (-first, left, image.height, width)).resize((width, size[0]), FILTERS[interpolation])
+    wide = rows.resize((size[1], rows.height), FILTERS[interpolation])
+    columns = crop(wide, (-first, left, whole, width)).resize((width, size[0]), FILTERS[interpolation])
     return crop(columns, (top, 0, height, width))
 
 

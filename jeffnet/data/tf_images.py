@@ -1,10 +1,10 @@
 """Both transforms of `preprocessing` as TensorFlow operations, for images whose size is known only when they are read.
 
-`pil` is Pillow's 8-bit resize rebuilt from matrix products of whole numbers, bit for bit; see `resample`.
+`pil` decodes with TensorFlow, to Pillow's pixels, and resizes with Pillow itself.
 """
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import partial
 
 import numpy as np
 
@@ -15,11 +15,7 @@ from jeffnet.data.settings import Size
 from jeffnet.data.tf_image_ops import LUMA
 from jeffnet.data.tf_import import tf
 
-FRACTION_BITS = 22  # of Pillow's fixed-point weights: the sum of weight * pixel stays below 2^31
 Box = tuple[tf.Tensor, ...]  # (top, left, height, width)
-BAND = 16  # outputs of a resize that are computed as one matrix product; 8 to 32 are equally fast
-LOW_BITS = 7  # of a weight, split off so that sums over many taps stay below 2^24
-MOST_TAPS = 2**24 // (255 * 2 ** (LOW_BITS - 1))  # 1028: a bicubic resize to 1 / 257
 
 
 def decode(data: tf.Tensor, preprocessing: Preprocessing, box_of: Callable | None = None) -> tf.Tensor:
@@ -91,11 +87,15 @@ def evaluation_image(data: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor
         image = decode(data, preprocessing, partial(tf_crop, preprocessing=preprocessing))
         return normalise(tf.image.resize(image, target, interpolation, antialias=False), preprocessing)
 
-    def place(height: int, width: int) -> tuple[Size, Size]:
-        size = resized_size(height, width, preprocessing)
-        return size, (crop_offset(size[0], target[0]), crop_offset(size[1], target[1]))
+    def resize(image: np.ndarray) -> np.ndarray:
+        size = resized_size(*image.shape[:2], preprocessing)
+        top, left = (crop_offset(whole, part) for whole, part in zip(size, target, strict=True))
+        box = (top, left, *target)
+        first, last = images.rows_read(len(image), size, box, interpolation)
+        rows = image_ops.picture(image[first:last])
+        return images.array(images.resized_rows(rows, first, len(image), size, box, interpolation))
 
-    return normalise(resample(decode(data, preprocessing), place, target, interpolation), preprocessing)
+    return normalise(tf.numpy_function(resize, [decode(data, preprocessing)], tf.uint8), preprocessing)
 
 
 def training_image(data: tf.Tensor, draw: Draw, preprocessing: Preprocessing, augmentation: Augmentation) -> tf.Tensor:
@@ -120,8 +120,7 @@ def training_image(data: tf.Tensor, draw: Draw, preprocessing: Preprocessing, au
 def resize_with_pillow(image: tf.Tensor, size: Size, draw: Draw) -> tf.Tensor:
     """uint8 [H, W, C] -> [*size, C], and flipped.
 
-    Each random crop has a size of its own, whose kernels would cost `resample` most of its time; and TensorFlow takes
-    longer to flip than Pillow to resize.
+    TensorFlow takes longer to flip than Pillow to resize.
     """
 
     def run(image: np.ndarray, bicubic: np.bool, hflip: np.bool, vflip: np.bool) -> np.ndarray:
@@ -165,86 +164,3 @@ def normalise(image: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
     mean, std = (np.tile(np.array(values, np.float32), width) for values in (preprocessing.mean, preprocessing.std))
     rows = tf.reshape(tf.cast(image, tf.float32), [height, width * preprocessing.in_chans])
     return tf.reshape((rows / 255 - mean) / std, [height, width, preprocessing.in_chans])
-
-
-def resample(image: tf.Tensor, place: Callable[[int, int], tuple[Size, Size]], count: Size, interpolation: str):
-    """uint8 [H, W, C] resized as Pillow does, of which only a box of `count` is computed: uint8 [*count, C].
-
-    `place(H, W)` gives the size of the whole result and the offset of the box in it. Pillow's order is kept: horizontal
-    pass, rounding to 8 bits, vertical pass. Rows out of the box's reach are skipped.
-    """
-    height, width, channels = tf.unstack(tf.shape(image))
-
-    def kernels(height: np.int32, width: np.int32):
-        size, offset = place(int(height), int(width))
-        across = band_kernel(int(width), size[1], offset[1], count[1], interpolation)
-        down, first = band_kernel(int(height), size[0], offset[0], count[0], interpolation)
-        top = np.min(first)
-        return *across, down, first - top, np.array([top, np.max(first) + down.shape[2]], np.int32)
-
-    kinds = (tf.float32, tf.int32, tf.float32, tf.int32, tf.int32)
-    across, left, down, above, reach = tf.numpy_function(kernels, [height, width], kinds)
-    rows = tf.ensure_shape(reach, [2])
-    columns = tf.transpose(image[rows[0] : rows[1]], [1, 0, 2])  # weighing along the first axis copies whole runs
-    narrow = weigh(tf.reshape(columns, [width, -1]), across, left, count[1])
-    lines = tf.transpose(tf.reshape(narrow, [count[1], -1, channels]), [1, 0, 2])
-    low = weigh(tf.reshape(lines, [rows[1] - rows[0], -1]), down, above, count[0])
-    return tf.reshape(low, [count[0], count[1], channels])
-
-
-def weigh(image: tf.Tensor, parts: tf.Tensor, first: tf.Tensor, count: int) -> tf.Tensor:
-    """One pass along the first axis, uint8 [N, M] -> [count, M]; `parts` and `first` are those of `band_kernel`."""
-    parts = tf.ensure_shape(parts, [None, 2 * min(BAND, count), None])
-    reached = tf.gather(image, tf.ensure_shape(first, [None])[:, None] + tf.range(tf.shape(parts)[2]))  # [bands, K, M]
-    high, low = tf.split(tf.matmul(parts, tf.cast(reached, tf.float32)), 2, axis=1)
-    sums = high + tf.floor(low * 2.0**-LOW_BITS) + 2.0 ** (FRACTION_BITS - LOW_BITS - 1)  # rounds to nearest
-    whole = tf.clip_by_value(tf.floor(sums * 2.0 ** (LOW_BITS - FRACTION_BITS)), 0, 255)
-    return tf.reshape(tf.cast(whole, tf.uint8), [-1, tf.shape(image)[1]])[:count]
-
-
-@lru_cache(maxsize=64)  # of ImageNet's images, most have one of a few sizes
-def band_kernel(n_in: int, n_out: int, start: int, count: int, interpolation: str) -> tuple[np.ndarray, np.ndarray]:
-    """The outputs start to start + count of a resize n_in -> n_out as matrix products, one for each band of outputs.
-
-    Returns float32 [bands, 2 * band, K] and the first of the K inputs of each band, int32. The upper half of a matrix
-    holds the weights without their lowest bits, the lower half these: float32 holds whole numbers up to 2^24, and so
-    the sums of either half are exact.
-    """
-    low, weights = taps(n_in, n_out, start, count, interpolation)
-    if weights.shape[1] > MOST_TAPS:
-        raise ValueError(f'a resize from {n_in} to {n_out} pixels is beyond this reader')
-    band = min(BAND, count)
-    bands = -(-count // band)
-    filled = np.concatenate([low, np.repeat(low[-1:], bands * band - count)]).reshape(bands, band)
-    reach = int(np.max(filled.max(axis=1) - filled.min(axis=1))) + weights.shape[1]
-    first = np.minimum(filled.min(axis=1), max(n_in - reach, 0))
-    matrices = np.zeros((bands * band, reach + weights.shape[1]), np.int64)
-    columns = (filled - first[:, None]).reshape(-1)[:count, None] + np.arange(weights.shape[1])
-    np.put_along_axis(matrices[:count], columns, weights, axis=1)
-    matrices = matrices[:, : min(reach, n_in)].reshape(bands, band, -1)  # what is cut off has no weight
-    high = (matrices + 2 ** (LOW_BITS - 1)) >> LOW_BITS
-    parts = np.concatenate([high, matrices - (high << LOW_BITS)], axis=1)
-    return parts.astype(np.float32), first.astype(np.int32)
-
-
-def taps(n_in: int, n_out: int, start: int, count: int, interpolation: str) -> tuple[np.ndarray, np.ndarray]:
-    """First inputs int64 [count] and whole-number weights int64 [count, T] of the outputs from `start` on.
-
-    The bicubic kernel has a = -1/2, Keys 1981 (doi:10.1109/TASSP.1981.1163711).
-    """
-    scale = n_in / n_out
-    stretch = max(scale, 1.0)  # shrinking widens the kernel: this is the antialiasing
-    support = stretch * (2 if interpolation == 'bicubic' else 1)
-    centre = (start + np.arange(count) + 0.5) * scale
-    low = np.maximum((centre - support + 0.5).astype(np.int64), 0)
-    high = np.minimum((centre + support + 0.5).astype(np.int64), n_in)
-    index = low[:, None] + np.arange(np.max(high - low))
-    x = np.abs((index - centre[:, None] + 0.5) * (1 / stretch))
-    if interpolation == 'bicubic':
-        near, far = (1.5 * x - 2.5) * x * x + 1, (((x - 5) * x + 8) * x - 4) * -0.5
-        weight = np.where(x < 1, near, np.where(x < 2, far, 0))
-    else:
-        weight = np.maximum(1 - x, 0)
-    weight = np.where(index < high[:, None], weight, 0)
-    weight = weight / weight.sum(axis=1, keepdims=True) * 2**FRACTION_BITS
-    return low, np.trunc(weight + np.copysign(0.5, weight)).astype(np.int64)  # half away from zero
