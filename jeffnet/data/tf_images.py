@@ -88,7 +88,7 @@ def evaluation_image(data: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor
         return normalise(tf.image.resize(image, target, interpolation, antialias=False), preprocessing)
 
     def resize(image: np.ndarray) -> np.ndarray:
-        size = resized_size(*image.shape[:2], preprocessing)
+        size = resized_size(image.shape[0], image.shape[1], preprocessing)
         top, left = (crop_offset(whole, part) for whole, part in zip(size, target, strict=True))
         box = (top, left, *target)
         first, last = images.rows_read(len(image), size, box, interpolation)
