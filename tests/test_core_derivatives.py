@@ -60,7 +60,7 @@ def test_output_and_cotangents(width):
             np.testing.assert_allclose(ours, reference, **CLOSE, err_msg=str((kernel_size, settings)))
 
 
-@pytest.mark.parametrize('groups', [1, 2, 3, 6, 16, 48])  # merged into one, two and three, and left as they are
+@pytest.mark.parametrize('groups', [1, 2, 3, 6, 16, 48])  # the last three are merged into three, two and three
 @pytest.mark.parametrize('multiplier', [1, 2])
 def test_groups(groups, multiplier):
     x, kernel = normal(2, 7, 6, 96), normal(3, 3, 96 // groups, 96 * multiplier, seed=1)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from jeffnet.core.primitives import varying_alike
+from jeffnet.core.primitives import added, varying_alike
 
 # --------------------------------------------------------------------------------------------------------- depthwise
 
@@ -124,11 +124,6 @@ def accumulator(x):
 def wide(x):
     """In the type of the accumulator."""
     return x.astype(accumulator(x))
-
-
-def added(totals, values):
-    """One step of several sums."""
-    return [total + value for total, value in zip(totals, values, strict=True)]
 
 
 # --------------------------------------------------------------------------------------------------------------- 1x1

@@ -11,7 +11,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from jeffnet.core.primitives import run_by_itself, varying_alike
+from jeffnet.core.primitives import added, run_by_itself, varying_alike
 
 
 def sums(u, v, lead: int = 0, kept: bool = False):
@@ -54,11 +54,6 @@ def _sums_on_cpu(u, v, *, lead, kept):
     zero = jnp.zeros((), u.dtype)
     rows = lax.reduce([u, u * v], [zero, zero], added, (u.ndim - 2,))
     return [row.sum(tuple(range(lead, u.ndim - 2))) for row in rows]
-
-
-def added(totals, values):
-    """One step of several sums."""
-    return [total + value for total, value in zip(totals, values, strict=True)]
 
 
 def _affine(offset, gain, x, *, lead):

@@ -29,3 +29,8 @@ def varying_alike(*arrays):
         lax.pcast(x, tuple(union - own), to='varying') if union - own else x
         for x, own in zip(arrays, axes, strict=True)
     ]
+
+
+def added(totals, values):
+    """One step of several sums."""
+    return [total + value for total, value in zip(totals, values, strict=True)]
