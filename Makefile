@@ -16,7 +16,7 @@ export JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS ?= 0
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-newest parity bench lint format clean
+.PHONY: help demo test test-newest parity bench tables wheel lint format clean
 
 help:  ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,10 +41,17 @@ bench: $(READY)  ## the benchmarks side by side with the peers; writes results/b
 	[ -n "$$found" ] || { echo 'make bench: there is no benchmarks/bench_*.py yet' >&2; exit 2; }; \
 	[ -z "$$missed" ] || { echo "make bench: bars missed or failed:$$missed" >&2; exit 1; }
 
-lint: $(READY)  ## style, format and types
+tables: $(READY)  ## the tables of the README and docs, from results/*.csv
+	$(BIN)/python -m tools.tables
+
+wheel: $(READY)  ## the wheel, tried in clean environments outside the checkout, with every extra
+	$(BIN)/python -m tools.check_wheel
+
+lint: $(READY)  ## style, format, types and Dockerfiles
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright -p pyproject.toml
+	$(BIN)/hadolint docker/*.Dockerfile
 
 format: $(READY)  ## rewrite the files in the project's format
 	$(BIN)/ruff check --fix-only .

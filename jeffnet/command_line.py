@@ -60,7 +60,10 @@ def stop(error: Exception | str, status: int) -> int:
 def program() -> str:
     """The name of what runs: a script, or the package of `python -m`."""
     path = Path(sys.argv[0])
-    return path.name if path.name != '__main__.py' else f'jeffnet.{path.parent.name}'
+    if path.name != '__main__.py':
+        return path.name
+    package = path.parent.name
+    return package if package == 'jeffnet' else f'jeffnet.{package}'
 
 
 def at_least(least: int) -> Callable[[str], int]:

@@ -17,6 +17,7 @@ from jeffnet.core.block import State, declarations
 from jeffnet.create import parameter_count, plan
 from jeffnet.weights.names import translate
 from jeffnet.weights.stored import StoredArray
+from tools import efficientnet_table
 
 NAMES = jeffnet.list_models()
 RESULTS = Path(__file__).parent.parent / 'results' / 'parity.csv'
@@ -75,6 +76,11 @@ def test_tags_and_prefixes_name_the_same_weights():
     info = jeffnet.model_info('tf_efficientnet_b4_ap')
     assert (info.input_size, info.crop_pct, info.mean) == ((380, 380, 3), 0.922, (0.5, 0.5, 0.5))
     assert info.multiply_adds == pytest.approx(4.4e9, rel=0.02)  # 4.39 G by timm's own tables
+
+
+@pytest.mark.parametrize('name', ['pt_mnasnet_small', 'tf_mixnet_s', 'pt_fbnetc_100'])
+def test_multiply_adds_are_those_that_the_table_is_made_of(name):
+    assert efficientnet_table.multiply_adds(name) == jeffnet.model_info(name).multiply_adds
 
 
 # -------------------------------------------------------------------------------------------------------- identity

@@ -1,5 +1,7 @@
 """The project's own files: what an import costs, which versions are pinned, what CI runs."""
 
+import importlib.metadata
+import re
 import subprocess
 import sys
 import tomllib
@@ -9,9 +11,12 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+import jeffnet
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / 'pyproject.toml').read_text())['project']
-ACCELERATORS = ('cuda12', 'cuda13', 'tpu')
+# Beside what requirements.txt has: JAX for accelerators, and the other build of TensorFlow.
+NOT_PINNED = ('cuda12', 'cuda13', 'tpu', 'tf-cpu')
 
 
 def pins() -> dict[str, str]:
@@ -23,8 +28,8 @@ def pins() -> dict[str, str]:
 
 
 def declared() -> list[Requirement]:
-    """Everything that pyproject.toml asks for, except the accelerators."""
-    extras = [e for name, e in PROJECT['optional-dependencies'].items() if name not in ACCELERATORS]
+    """Everything that pyproject.toml asks for, except what another build stands for."""
+    extras = [e for name, e in PROJECT['optional-dependencies'].items() if name not in NOT_PINNED]
     return [Requirement(line) for line in sum(extras, PROJECT['dependencies'])]
 
 
@@ -53,6 +58,12 @@ def test_training_imports_no_reader():
     assert not imported_by('jeffnet.train') & {'objax', 'tensorflow', 'torch', 'timm'}
 
 
+def test_every_file_names_the_same_version():
+    assert re.search(r'^version: (.*)$', (ROOT / 'CITATION.cff').read_text(), re.MULTILINE)[1] == jeffnet.__version__
+    assert f'## {jeffnet.__version__} ' in (ROOT / 'CHANGELOG.md').read_text()
+    assert importlib.metadata.version('jeffnet') == jeffnet.__version__
+
+
 def test_ci_runs_lint_and_test_and_nothing_else():
     lines = (ROOT / '.ci/run').read_text().splitlines()
     commands = [line for line in lines if line and not line.startswith(('#', 'set ', 'cd '))]
@@ -63,4 +74,4 @@ def test_ci_runs_lint_and_test_and_nothing_else():
 def test_make_offers_the_documented_commands():
     shown = subprocess.run(['make', '-C', ROOT, 'help'], capture_output=True, text=True, check=True).stdout
     offered = {line.split()[1] for line in shown.splitlines() if line.startswith('make ')}
-    assert {'demo', 'test', 'test-newest', 'parity', 'bench', 'lint', 'format', 'clean', 'help'} <= offered
+    assert offered >= set('demo test test-newest parity bench tables wheel lint format clean help'.split())

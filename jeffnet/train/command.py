@@ -14,6 +14,7 @@ from ml_collections import config_flags
 from jeffnet import distributed, machine
 from jeffnet.command_line import stop
 from jeffnet.data.source import DataError
+from jeffnet.train import recipes
 from jeffnet.train.config import Config, unknown_key
 from jeffnet.train.loop import run
 from jeffnet.train.plan import prepare
@@ -28,6 +29,7 @@ def main(pipeline: str, framework: str) -> None:
     standard error; 1: failed while running; 130: interrupted twice.
     """
     own, rest = arguments().parse_known_args()
+    rest = recipes.found(rest)
     config = config_flags.DEFINE_config_file('config', help_string='Configuration; --config.KEY=VALUE changes a key.')
     app.run(lambda _: train(config.value, pipeline, framework, own), argv=[sys.argv[0], *rest], flags_parser=parse)
 
@@ -35,7 +37,9 @@ def main(pipeline: str, framework: str) -> None:
 def arguments() -> argparse.ArgumentParser:
     """The arguments that are not keys of the configuration."""
     parser = argparse.ArgumentParser(
-        usage='%(prog)s --config FILE [--config.KEY=VALUE ...] [--resume auto]', epilog=EPILOG, allow_abbrev=False
+        usage='%(prog)s --config FILE|RECIPE [--config.KEY=VALUE ...] [--resume auto]',
+        epilog=EPILOG,
+        allow_abbrev=False,
     )
     parser.add_argument(
         '--resume', choices=('auto', 'never'), default='never',
@@ -50,7 +54,7 @@ def parse(arguments: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(arguments)
         if flags.FLAGS.config is None:
-            sys.exit(stop('--config FILE is missing; train_configs/ has some', 2))
+            sys.exit(stop(f'--config FILE is missing; recipes that come along: {", ".join(recipes.names())}', 2))
         flags.FLAGS.config.keys()  # a file that cannot be read fails here, at its first use
     except flags.Error as error:
         sys.exit(stop(error, 2))

@@ -1,0 +1,87 @@
+"""What the doctor looks at. Nothing of JAX, TensorFlow or PyTorch is imported here: `live` runs them apart."""
+
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+
+from jeffnet.doctor import installed, places
+from jeffnet.doctor.accelerators import accelerators
+from jeffnet.doctor.finding import Finding, install
+from jeffnet.doctor.running import READERS, live
+
+FRAMEWORKS = ('linen', 'nnx', 'objax')
+# The extras of pyproject.toml that no live check covers, by what each is for.
+OTHER_EXTRAS = {'hf': 'Hugging Face data sets', 'train': 'plots and TensorBoard files of training'}
+OPTIONAL = (*FRAMEWORKS, *READERS, *OTHER_EXTRAS, 'gpu', 'tpu')
+TOLERANCE = 1e-5  # between the logits of two frameworks, which are about 0.02: rounding of float32
+
+
+def examine(needed: frozenset[str]) -> Iterator[Finding]:
+    """All findings, as they come; what is `needed` and absent has failed."""
+    for finding in findings():
+        wanted = finding.name in needed and finding.state == 'absent'
+        yield Finding(finding.name, 'failed', finding.found, finding.mend) if wanted else finding
+
+
+def findings() -> Iterator[Finding]:
+    """All findings, the quick ones first."""
+    yield Finding('python', 'ok', f'{platform.python_version()}, {sys.executable}')
+    yield Finding('system', 'ok', f'{platform.platform()}, {os.cpu_count()} cores')
+    yield installed.packages()
+    for extra, purpose in OTHER_EXTRAS.items():
+        yield installed.extra(extra, purpose)
+    yield from places.folders()
+    yield places.shared_memory()
+    absent = {name: missing for name in ('objax', *READERS) if (missing := installed.lacking(name))}
+    names = [name for name in ('devices', *FRAMEWORKS, *READERS) if name not in absent]
+    with ThreadPoolExecutor(min(len(names), os.cpu_count() or 1)) as pool:
+        results = dict(zip(names, pool.map(live, names), strict=True))
+    yield from accelerators(results['devices'])
+    yield from compared([name for name in FRAMEWORKS if name in results], results, framework)
+    yield from compared([name for name in READERS if name in results], results, reader)
+    for name, missing in absent.items():
+        yield Finding(name, 'absent', f'{", ".join(missing)} not installed', install(name))
+
+
+def compared(names: list[str], results: dict[str, Any], describe: Callable) -> Iterator[Finding]:
+    """The findings of several that must agree: with the first of them that ran."""
+    first = next((name for name in names if 'error' not in results[name]), '')
+    for name in names:
+        if 'error' in results[name]:
+            yield broken(name, results[name]['error'])
+        else:
+            yield describe(name, results[name], results[first], '' if name == first else first)
+
+
+def framework(name: str, result: dict[str, Any], other: dict[str, Any], first: str) -> Finding:
+    """A framework that ran: whether with the logits of the first."""
+    error = np.abs(np.subtract(result['logits'], other['logits'])).max()
+    if not error < TOLERANCE:  # nor not-a-number
+        return Finding(name, 'failed', f'the logits differ by {error:.1e} from those of {first}', again(name))
+    return Finding(name, 'ok', 'a small network ran' + (f', with the logits of {first}' if first else ''))
+
+
+def reader(name: str, result: dict[str, Any], other: dict[str, Any], first: str) -> Finding:
+    """A reader that read image files: whether with the pixels of the first."""
+    if result['pixels'] != other['pixels']:
+        return Finding(name, 'failed', f'other pixels than those of {first}', again(name))
+    same = f', with the pixels of {first}' if first else ''
+    return Finding(name, 'ok', f'{READERS[name]} read image files{same}')
+
+
+def broken(name: str, error: str) -> Finding:
+    """A live check that failed."""
+    extra = f'[{name}]' if name in ('objax', *READERS) else ''
+    return Finding(
+        name, 'failed', error, f"pip install --force-reinstall 'jeffnet{extra}'  # whole error: {again(name)}"
+    )
+
+
+def again(name: str) -> str:
+    """The command that runs a live check by itself."""
+    return f'python -m jeffnet.doctor.live {name}'

@@ -1,0 +1,79 @@
+"""The packages that are installed, against what jeffnet declares."""
+
+import importlib.metadata
+from collections.abc import Iterator
+
+from packaging.requirements import Requirement
+
+from jeffnet.doctor.finding import Finding, install
+
+SHOWN = (
+    'jax', 'jaxlib', 'flax', 'objax', 'optax', 'ml_collections', 'numpy', 'pillow', 'tensorflow', 'tensorflow-cpu',
+    'tensorflow-datasets', 'torch', 'torchvision', 'jax-cuda12-plugin', 'jax-cuda13-plugin', 'libtpu',
+    'nvidia-nccl-cu12', 'nvidia-nccl-cu13', 'nvidia-cudnn-cu12', 'nvidia-cudnn-cu13',
+)  # fmt: skip
+# Extras of which any one will do.
+ALTERNATIVES = {'tf': ('tf', 'tf-cpu')}
+
+
+def version(package: str) -> str | None:
+    """The installed version of a package."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def versions() -> dict[str, str]:
+    """The versions of what jeffnet works with, as far as installed."""
+    found = {name: version(name) for name in ('jeffnet', *SHOWN)}
+    return {name: text for name, text in found.items() if text}
+
+
+def packages() -> Finding:
+    """Whether the installed versions are those that jeffnet is made for."""
+    if version('jeffnet') is None:
+        return Finding('packages', 'failed', 'jeffnet runs from a folder and is not installed', 'pip install -e .')
+    wrong = [wanted for wanted in requirements() if not satisfied(wanted)]
+    if not wrong:
+        return Finding('packages', 'ok', ', '.join(f'{name} {text}' for name, text in versions().items()))
+    found = ', '.join(f'{wanted.name} {version(wanted.name) or "is missing"}' for wanted in wrong)
+    command = ' '.join(f"'{wanted.name}{wanted.specifier}'" for wanted in wrong)
+    return Finding('packages', 'failed', found, f'pip install {command}')
+
+
+def requirements() -> Iterator[Requirement]:
+    """What jeffnet requires: of the extras, only for packages that are installed."""
+    for line in importlib.metadata.requires('jeffnet') or ():
+        wanted = Requirement(line)
+        optional = wanted.marker is not None and 'extra' in str(wanted.marker)
+        if not optional or version(wanted.name):
+            yield wanted
+
+
+def satisfied(wanted: Requirement) -> bool:
+    """Whether the installed version fits; NVIDIA's own builds of a release count as that release."""
+    found = version(wanted.name)
+    return found is not None and wanted.specifier.contains(found, prereleases=True)
+
+
+def lacking(extra: str) -> list[str]:
+    """The packages of an extra, or of the nearest of its alternatives, that are not installed."""
+    choices = ([wanted.name for wanted in of_extra(each)] for each in ALTERNATIVES.get(extra, (extra,)))
+    return min(([name for name in names if version(name) is None] for names in choices), key=len)
+
+
+def of_extra(extra: str) -> Iterator[Requirement]:
+    """What an extra of jeffnet requires."""
+    for line in importlib.metadata.requires('jeffnet') or ():
+        wanted = Requirement(line)
+        if wanted.marker and wanted.marker.evaluate({'extra': extra}) and not wanted.marker.evaluate({'extra': ''}):
+            yield wanted
+
+
+def extra(name: str, purpose: str) -> Finding:
+    """Whether all packages of an extra are installed."""
+    missing = lacking(name)
+    if missing:
+        return Finding(name, 'absent', f'{purpose}: {", ".join(missing)} not installed', install(name))
+    return Finding(name, 'ok', purpose)

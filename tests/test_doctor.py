@@ -1,0 +1,165 @@
+"""The doctor: what it says of this environment, and of broken ones."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from jeffnet.doctor import __main__ as command
+from jeffnet.doctor import accelerators, checks, installed, places
+from jeffnet.doctor.finding import Finding
+
+CPU = {'platform': 'cpu', 'kind': 'cpu', 'count': 1, 'memory': None}
+
+
+def doctor(*arguments, **environment):
+    """Runs the command in a process of its own."""
+    return subprocess.run(
+        [sys.executable, '-m', 'jeffnet.doctor', *arguments],
+        capture_output=True, text=True, env=os.environ | environment, check=False,
+    )  # fmt: skip
+
+
+def test_this_environment_is_well():
+    run = doctor('--json', '--need', 'linen', 'nnx', 'objax', 'tf', 'torch', 'hf', 'train')
+    report = json.loads(run.stdout)
+    found = {each['name']: each for each in report['checks']}
+    assert run.returncode == 0 and report['ok'], report
+    assert report['versions']['objax'] == '1.8.0'
+    assert found['objax']['found'].endswith('with the logits of linen')
+    assert found['torch']['found'].endswith('with the pixels of tf')
+    assert {'compiled programs', 'published weights', 'data sets', 'shared memory', 'gpu', 'tpu'} <= found.keys()
+
+
+def test_a_library_that_ends_the_process_is_one_failure(tmp_path):
+    (tmp_path / 'tensorflow.py').write_text('import os; os.abort()')
+    run = doctor(PYTHONPATH=str(tmp_path))
+    assert run.returncode == 1
+    lines = run.stdout.splitlines()
+    at = next(i for i, line in enumerate(lines) if line.startswith('FAILED tf '))
+    assert 'ended by signal 6' in lines[at] and "pip install --force-reinstall 'jeffnet[tf]'" in lines[at + 1]
+    assert any(line.startswith('ok     torch') for line in lines)
+    assert lines[-1] == 'failed: tf'
+
+
+def told(monkeypatch, capsys, findings, *arguments):
+    """Exit status and lines of the command on given findings."""
+    monkeypatch.setattr(checks, 'findings', lambda: iter(findings))
+    status = command.main(list(arguments))
+    return status, capsys.readouterr()
+
+
+def test_what_is_absent_fails_only_if_needed(monkeypatch, capsys):
+    findings = [Finding('objax', 'absent', 'six not installed', "pip install 'jeffnet[objax]'")]
+    status, shown = told(monkeypatch, capsys, findings)
+    assert status == 0 and "pip install 'jeffnet[objax]'" in shown.out
+    status, shown = told(monkeypatch, capsys, findings, '--need', 'objax')
+    assert status == 1 and shown.out.startswith('FAILED objax')
+
+
+def test_an_unknown_part_is_bad_input(capsys):
+    assert command.main(['--need', 'caffe']) == 2
+    assert 'caffe' in capsys.readouterr().err
+
+
+def test_versions_that_jeffnet_is_not_made_for(monkeypatch):
+    real = installed.version
+    monkeypatch.setattr(installed, 'version', lambda name: {'torchvision': '0.20.0'}.get(name) or real(name))
+    finding = installed.packages()
+    assert (finding.state, finding.mend) == ('failed', "pip install 'torchvision==0.29.2'")
+
+
+@pytest.mark.parametrize(
+    ('requirement', 'version'), [('jax>=0.10', '0.12.1.dev20260601+nv26.06'), ('torch==2.15.0', '2.15.0+cpu')]
+)
+def test_another_build_of_a_release_counts_as_the_release(monkeypatch, requirement, version):
+    monkeypatch.setattr(installed, 'version', lambda name: version)
+    assert installed.satisfied(Requirement(requirement))
+
+
+@pytest.mark.parametrize(('present', 'missing'), [('tensorflow', []), ('tensorflow-cpu', []), (None, 1)])
+def test_either_build_of_tensorflow_will_do(monkeypatch, present, missing):
+    absent = {'tensorflow', 'tensorflow-cpu'} - {present}
+    monkeypatch.setattr(installed, 'version', lambda name: None if name in absent else '1')
+    assert len(installed.lacking('tf')) == (missing or 0)
+
+
+def machine_with(monkeypatch, tmp_path, cards: list[str], *packages: str):
+    """Lets nvidia-smi show these cards, and these packages be installed."""
+    program = tmp_path / 'nvidia-smi'
+    program.write_text('#!/bin/sh\n' + ''.join(f'echo "{card}"\n' for card in cards))
+    program.chmod(0o755)
+    monkeypatch.setenv('PATH', str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(accelerators, 'version', lambda name: '1' if name in packages else None)
+    for name in accelerators.HIDING:
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize(
+    ('driver', 'mend'),
+    [
+        ('580.65.06', "pip install 'jeffnet[cuda13]'"),
+        ('535.1', "pip install 'jeffnet[cuda12]'"),
+        ('470.2', '# install'),
+    ],
+)
+def test_a_gpu_that_jax_does_not_use(monkeypatch, tmp_path, driver, mend):
+    machine_with(monkeypatch, tmp_path, [f'NVIDIA A100-SXM4-80GB, {driver}'] * 2)
+    gpu = next(each for each in accelerators.accelerators(CPU) if each.name == 'gpu')
+    assert gpu.state == 'failed' and gpu.mend.startswith(mend)
+    assert gpu.found.startswith('2 x NVIDIA A100-SXM4-80GB, driver')
+
+
+def test_a_setting_that_hides_the_gpu(monkeypatch, tmp_path):
+    machine_with(monkeypatch, tmp_path, ['NVIDIA L4, 590.1'], 'jax-cuda13-plugin')
+    monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
+    gpu = next(each for each in accelerators.accelerators(CPU) if each.name == 'gpu')
+    assert (gpu.state, gpu.mend) == ('failed', 'unset JAX_PLATFORMS')
+
+
+def test_several_gpus_must_add_up_a_number(monkeypatch, tmp_path):
+    machine_with(monkeypatch, tmp_path, ['NVIDIA L4, 590.1'] * 2)
+    two = CPU | {'platform': 'gpu', 'kind': 'NVIDIA L4', 'count': 2, 'memory': 2**34}
+    monkeypatch.setattr(accelerators, 'live', lambda name: {'error': 'ncclUnhandledCudaError'})
+    found = {each.name: each for each in accelerators.accelerators(two)}
+    assert found['devices'].found == '2 x NVIDIA L4 (gpu), 16 GiB each'
+    assert found['nccl'].state == 'failed' and found['nccl'].mend.startswith('NCCL_DEBUG=INFO python -m')
+
+
+def test_the_sum_over_devices(monkeypatch):
+    monkeypatch.setenv('XLA_FLAGS', '--xla_force_host_platform_device_count=3')
+    assert checks.live('collectives') == {'count': 3}
+
+
+def test_a_folder_that_cannot_be_written(tmp_path):
+    (tmp_path / 'file').touch()
+    finding = places.folder('data sets', tmp_path / 'file' / 'inside', 'export TFDS_DATA_DIR=')
+    assert (finding.state, finding.mend) == ('failed', 'export TFDS_DATA_DIR=/a/folder/with/space')
+    assert places.folder('data sets', tmp_path / 'new', '').found.endswith('made when needed')
+
+
+def test_a_full_disk(monkeypatch, tmp_path):
+    monkeypatch.setattr(places, 'LEAST_DISK', 2**80)
+    assert places.folder('this folder', tmp_path, 'cd ').mend == 'cd /a/folder/with/space'
+
+
+def test_little_shared_memory(monkeypatch):
+    if not Path('/dev/shm').is_dir():
+        pytest.skip('this system has none')
+    monkeypatch.setattr(places, 'LEAST_SHARED', 2**80)
+    assert '--shm-size' in places.shared_memory().mend
+
+
+def test_results_that_differ():
+    logits = {'linen': {'logits': [0.1, 0.2]}, 'nnx': {'logits': [0.1, 0.2]}, 'objax': {'logits': [0.1, float('nan')]}}
+    found = list(checks.compared(['linen', 'nnx', 'objax'], logits, checks.framework))
+    assert [each.state for each in found] == ['ok', 'ok', 'failed']
+    pixels = {'tf': {'error': 'no such op'}, 'torch': {'pixels': 'ab'}}
+    found = list(checks.compared(['tf', 'torch'], pixels, checks.reader))
+    assert [each.state for each in found] == ['failed', 'ok'] and 'with the pixels' not in found[1].found
+    pixels['tf'] = {'pixels': 'ac'}
+    assert list(checks.compared(['tf', 'torch'], pixels, checks.reader))[1].state == 'failed'

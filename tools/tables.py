@@ -1,0 +1,164 @@
+"""Writes the tables of the README and the docs from results/*.csv and the table of models.
+
+python -m tools.tables            # rewrites what stands between <!-- table NAME --> and <!-- end -->
+python -m tools.tables --check    # status 1 if a table is not what it would write
+"""
+
+import argparse
+import csv
+import json
+import re
+import sys
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+
+import jeffnet
+
+ROOT = Path(__file__).parents[1]
+PAGES = ('README.md', 'docs/performance.md')
+MARKED = re.compile(r'(<!-- table (\S+) -->\n).*?(<!-- end -->)', re.DOTALL)
+# The families of the JSON files, as people speak of them, in the order of the table.
+FAMILIES = {
+    'EfficientNet': ('efficientnet',),
+    'EfficientNet, AdvProp weights': ('efficientnet_advprop',),
+    'EfficientNet, NoisyStudent weights': ('efficientnet_noisystudent',),
+    'EfficientNet-Lite': ('efficientnet_lite',),
+    'EfficientNet-EdgeTPU': ('efficientnet_edgetpu',),
+    'MixNet': ('mixnet',),
+    'MobileNetV2': ('mobilenetv2',),
+    'MobileNetV3': ('mobilenetv3',),
+    'MNASNet, FBNet-C, Single-Path NAS': ('mnasnet_a1', 'mnasnet_b1', 'mnasnet_small', 'fbnetc', 'spnasnet'),
+    'ResNet': ('resnet',),
+    'Vision Transformer': ('vit',),
+}
+NETWORKS = {
+    'efficientnet_b0': 'EfficientNet-B0', 'mobilenetv3_large_100': 'MobileNetV3-L', 'mixnet_s': 'MixNet-S',
+    'resnet50': 'ResNet-50', 'vit_small_patch16_224': 'ViT-S/16',
+}  # fmt: skip
+SIDES = {
+    'jeffnet linen': 'jeffnet', 'timm compiled': 'timm, torch.compile', 'timm': 'timm',
+    'keras tensorflow': 'Keras, TensorFlow', 'plain flax': 'plain Flax', 'keras jax': 'Keras, JAX',
+}  # fmt: skip
+
+
+def main() -> int:
+    """Rewrites the tables, or checks them; returns the exit status."""
+    parser = argparse.ArgumentParser(description='Writes the tables of the README and the docs.')
+    parser.add_argument('--check', action='store_true', help='write nothing, and fail if a table is out of date')
+    args = parser.parse_args()
+    stale = [page for page in PAGES if refresh(ROOT / page, args.check)]
+    for page in stale:
+        print(f'{page}: {"is not what tools/tables.py writes" if args.check else "written"}')
+    return 1 if args.check and stale else 0
+
+
+def refresh(page: Path, check: bool) -> bool:
+    """Brings the tables of a page up to date, unless only to check; whether they were not."""
+    old = page.read_text()
+    new = MARKED.sub(lambda match: f'{match[1]}{TABLES[match[2]]()}{match[3]}', old)
+    if new != old and not check:
+        page.write_text(new)
+    return new != old
+
+
+def markdown(head: list[str], rows: list[list[str]]) -> str:
+    """A table."""
+    lines = [head, ['---'] * len(head), *rows]
+    return ''.join(f'| {" | ".join(line)} |\n' for line in lines)
+
+
+def rows_of(name: str, **chosen: str) -> list[dict[str, str]]:
+    """The rows of results/NAME.csv with these values."""
+    with (ROOT / 'results' / f'{name}.csv').open(newline='') as file:
+        return [row for row in csv.DictReader(file) if all(row[key] == value for key, value in chosen.items())]
+
+
+def machine(name: str) -> str:
+    """On what results/NAME.csv was measured, and when."""
+    about = json.loads((ROOT / 'results' / f'{name}.machine.json').read_text())
+    packages = about['packages']
+    versions = ', '.join(f'{each} {packages[each]}' for each in ('jax', 'torch', 'timm', 'keras'))
+    return f'\n{about["cores"]} cores of {about["processor"].split(",")[0]}; {versions}; {about["measured"]}.\n'
+
+
+def families() -> str:
+    """How many names and published weights each family has."""
+    names = [jeffnet.model_info(name) for name in jeffnet.list_models()]
+    known = {family for members in FAMILIES.values() for family in members}
+    missing = {info.family for info in names} - known
+    if missing:
+        raise ValueError(f'tools/tables.py: FAMILIES lacks {", ".join(sorted(missing))}')
+    rows = []
+    for title, members in FAMILIES.items():
+        own = [info for info in names if info.family in members]
+        smallest, largest = min(own, key=lambda info: info.parameters), max(own, key=lambda info: info.parameters)
+        weights = str(sum(info.weights is not None for info in own))
+        size = f'{smallest.parameters / 1e6:.1f} to {largest.parameters / 1e6:.1f} M'
+        rows.append([title, str(len(own)), weights, size, f'`{smallest.name}` ... `{largest.name}`'])
+    rows.append(['all', str(len(names)), str(sum(info.weights is not None for info in names)), '', ''])
+    return markdown(['family', 'names', 'with weights', 'parameters', 'smallest, largest'], rows)
+
+
+def speeds(name: str, **chosen: str) -> dict[str, dict[str, list[str]]]:
+    """Images per second of results/NAME.csv: by network and side, one for each batch size."""
+    found = defaultdict(lambda: defaultdict(list))
+    for row in rows_of(name, **chosen):
+        speed = row['images_per_second']
+        found[row['model']][row['side']].append(speed if speed == 'n/a' else f'{float(speed):.0f}')
+    return found
+
+
+def inference() -> str:
+    """Images per second at both batch sizes, each side in its default process."""
+    found = speeds('bench-inference', allocator='default')
+    rows = [
+        [title, *(' / '.join(found[model].get(side, ['-'])) for side in SIDES)] for model, title in NETWORKS.items()
+    ]
+    return markdown(['', *SIDES.values()], rows) + machine('bench-inference')
+
+
+def training() -> str:
+    """Images per second of a training step."""
+    sides = [side for side in SIDES if any(row['side'] == side for row in rows_of('bench-train'))]
+    found = {(row['model'], row['side']): row['images_per_second'] for row in rows_of('bench-train')}
+    models = dict.fromkeys(model for model, _ in found)
+    rows = [
+        [NETWORKS[model], *(f'{float(found[model, side]):.1f}' if (model, side) in found else '-' for side in sides)]
+        for model in models
+    ]
+    return markdown(['', *(SIDES[side] for side in sides)], rows) + machine('bench-train')
+
+
+def cold_start() -> str:
+    """Seconds from the start of a process to the first logits."""
+    found = {(row['model'], row['side']): row for row in rows_of('bench-cold-start')}
+    models, sides = (dict.fromkeys(key[i] for key in found) for i in (0, 1))
+    rows = [[model, *(found[model, side]['seconds'] for side in sides)] for model in models]
+    return markdown(['', *sides], rows) + machine('bench-cold-start')
+
+
+def parity() -> str:
+    """How far every network is from its reference, in float32."""
+    rows = rows_of('parity', dtype='float32')
+    frameworks = list(dict.fromkeys(row['framework'] for row in rows))
+    lines = []
+    for framework in frameworks:
+        own = [row for row in rows if row['framework'] == framework]
+        errors = sorted(float(row['error']) for row in own)
+        names, inside = len({row['name'] for row in own}), sum(row['ok'] == 'True' for row in own)
+        middle, largest = f'{errors[len(errors) // 2]:.1e}', f'{errors[-1]:.1e}'
+        lines.append([framework, str(names), f'{inside} of {len(own)}', middle, largest])
+    return markdown(['framework', 'names', 'comparisons within the bar', 'median error', 'largest error'], lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    'families': families,
+    'inference': inference,
+    'training': training,
+    'cold-start': cold_start,
+    'parity': parity,
+}
+
+if __name__ == '__main__':
+    sys.exit(main())
