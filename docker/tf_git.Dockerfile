@@ -1,0 +1,82 @@
+# syntax=docker/dockerfile:1
+# Training and validation on NVIDIA GPUs, images read by tf.data:
+# jax, Flax, Optax and Objax from their repositories, on NVIDIA's jaxlib.
+ARG TAG=26.06-py3
+FROM nvcr.io/nvidia/jax:${TAG}
+
+SHELL ["/bin/sh", "-eux", "-c"]
+
+# NVIDIA's packages lie in the system's Python, where pip writes only if told so.
+ENV PIP_BREAK_SYSTEM_PACKAGES=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1 \
+    PYTHONUNBUFFERED=1 \
+    TF_CPP_MIN_LOG_LEVEL=2
+
+# A branch, tag or commit each. "jax" runs only with a jaxlib in a window of versions that ends at its own, and checks
+# that when imported. Empty takes the tag of the release that the base's jaxlib was built from.
+ARG JAX_REF=""
+ARG FLAX_REF=main
+ARG OPTAX_REF=main
+ARG OBJAX_REF=master
+
+# TensorFlow only reads images: its CPU build leaves the GPU and the CUDA libraries to JAX.
+# Of the package, the file with its version is enough: it is installed where it lies, and a change of the code below
+# installs nothing again.
+WORKDIR /opt/jeffnet
+COPY docker/constraints.py docker/
+COPY pyproject.toml LICENSE ./
+COPY jeffnet/__init__.py jeffnet/
+# Without dependencies, so that jaxlib stays; even where the version is the one installed. JAX_RELEASE gives jax the
+# plain version of its tag: as a dev version it would be older than the releases that other packages ask for.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    if [ -z "${JAX_REF}" ]; then JAX_REF="$(python docker/constraints.py --jax-tag)"; export JAX_RELEASE=1; fi; \
+    python -m pip install --no-deps --force-reinstall \
+        "jax @ git+https://github.com/jax-ml/jax@${JAX_REF}" \
+        "flax @ git+https://github.com/google/flax@${FLAX_REF}" \
+        "optax @ git+https://github.com/google-deepmind/optax@${OPTAX_REF}" \
+        "objax @ git+https://github.com/google/objax@${OBJAX_REF}"
+# From here on these four are kept like the base's own.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    touch README.md; \
+    python docker/constraints.py --also optax objax > constraints.txt; \
+    python -m pip install --constraint constraints.txt --editable ".[tf-cpu,objax,hf,train]"; \
+    python docker/constraints.py --check constraints.txt
+
+# An id may be taken: Ubuntu has a user 1000, whose home a numeric USER would get. The folders are open to any other
+# user that a container is run as.
+ARG UID=1000
+ARG GID=1000
+ENV HOME=/home/jeffnet
+RUN groupadd --non-unique --gid "${GID}" jeffnet; \
+    useradd --non-unique --no-log-init --create-home --uid "${UID}" --gid "${GID}" --shell /bin/bash jeffnet; \
+    install --directory --owner="${UID}" --group="${GID}" --mode=1777 /data /cache /output; \
+    ln -s /output output
+
+COPY docker/smoke.py docker/
+COPY README.md *_train.py *_validate.py ./
+COPY train_configs train_configs
+COPY jeffnet jeffnet
+RUN python -m compileall -q jeffnet
+
+USER ${UID}:${GID}
+RUN python docker/smoke.py jax jaxlib flax optax jeffnet.objax tensorflow tensorflow_datasets datasets; \
+    python -m jeffnet.doctor --need objax tf
+
+# Not before the checks above, so that they leave nothing in /cache.
+ENV XDG_CACHE_HOME=/cache \
+    HF_HOME=/cache/huggingface \
+    TFDS_DATA_DIR=/cache/tensorflow_datasets \
+    MPLCONFIGDIR=/cache/matplotlib \
+    JAX_COMPILATION_CACHE_DIR=/cache/jax
+VOLUME ["/data", "/cache", "/output"]
+
+ARG TAG
+ARG REVISION=""
+LABEL org.opencontainers.image.title="jeffnet tf_git" \
+      org.opencontainers.image.description="Vision models for JAX on NVIDIA GPUs, with TensorFlow's readers" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.base.name="nvcr.io/nvidia/jax:${TAG}"
+
+# The entry point stays NVIDIA's.
+CMD ["python", "tf_linen_train.py", "--help"]
