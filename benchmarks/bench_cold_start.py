@@ -21,7 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.table import say, write_table
+from benchmarks.table import output, say, write_table
+from jeffnet.command_line import at_least
 
 MODELS = ('tf_efficientnet_b0', 'pt_resnet50', 'pt_vit_small_patch16_224')
 SIDES = {
@@ -76,7 +77,8 @@ def start(side: str, name: str, weights: Path, images: Path, folder: Path) -> di
     with tempfile.TemporaryDirectory() as empty:
         home = folder / side.replace(' ', '-') if cache == 'warm' else Path(empty)
         environment = os.environ | {'XDG_CACHE_HOME': str(home)}
-        environment.pop('JAX_COMPILATION_CACHE_DIR', None)
+        for name in ('JAX_COMPILATION_CACHE_DIR', 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'):  # make sets them
+            environment.pop(name, None)
         code = (TIMM if kind == 'timm' else JEFFNET) + TOLD
         began = time.time()
         done = subprocess.run(
@@ -130,8 +132,8 @@ def row(name: str, side: str, medians: dict[str, dict[str, float]]) -> dict[str,
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--out', type=Path, default=Path('results/bench-cold-start.csv'))
-    parser.add_argument('--rounds', type=int, default=7)
+    parser.add_argument('--out', type=output, default='results/bench-cold-start.csv')
+    parser.add_argument('--rounds', type=at_least(1), default=7)
     parser.add_argument('--models', nargs='+', choices=MODELS, default=MODELS)
     parser.add_argument('--sides', nargs='+', choices=SIDES, default=list(SIDES))
     arguments = parser.parse_args()

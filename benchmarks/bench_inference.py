@@ -49,8 +49,11 @@ def cases(run: Callable[[Any], Any], made: Callable[[np.ndarray], Any], sizes: S
     return {name: lambda batch=batch: float(np.asarray(run(batch)).sum()) for name, batch in batches.items()}
 
 
-def jeffnet(framework: str, name: str, sizes: Sequence[int] = BATCHES, dtype: str = 'float32') -> Side:
-    """Our predictor."""
+def jeffnet(
+    framework: str, name: str, sizes: Sequence[int] = BATCHES, dtype: str = 'float32', fuse: bool = True
+) -> Side:
+    """Our predictor; on an accelerator, the images lie there already, as the peers' do."""
+    import jax
     import jax.numpy as jnp
 
     import jeffnet
@@ -59,9 +62,10 @@ def jeffnet(framework: str, name: str, sizes: Sequence[int] = BATCHES, dtype: st
 
     machine.keep_memory()
     model = jeffnet.create_model(f'pt_{name}', framework, dtype=jnp.dtype(dtype))
-    predict = jeffnet.predictor(*model) if framework == 'linen' else jeffnet.predictor(model)
+    predict = jeffnet.predictor(*(model if framework == 'linen' else (model,)), fuse=fuse)
+    made = (lambda x: x) if jax.default_backend() == 'cpu' else jax.device_put
     facts = {'parameters': parameter_count(plan(f'pt_{name}').block)}
-    return Side(cases(predict, lambda x: x, sizes), facts)
+    return Side(cases(predict, made, sizes), facts)
 
 
 def plain_flax(name: str, sizes: Sequence[int] = BATCHES) -> Side:
@@ -110,6 +114,7 @@ def keras(backend: str, name: str, sizes: Sequence[int] = BATCHES) -> Side:
 
 SIDES: dict[str, Callable[..., Side]] = {
     **{f'jeffnet {framework}': partial(jeffnet, framework) for framework in ('linen', 'nnx', 'objax')},
+    'unfused jeffnet': partial(jeffnet, 'linen', fuse=False),
     'plain flax': plain_flax,
     'timm': timm,
     'timm compiled': partial(timm, compiled=True),

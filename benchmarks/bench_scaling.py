@@ -9,12 +9,12 @@ of its own, and they take turns.
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
 from benchmarks.bench_inference import SIDES, SIZE
-from benchmarks.table import say, write_table
+from benchmarks.table import output, say, write_table
 from benchmarks.turns import Result, compare, serve
+from jeffnet.command_line import at_least
 
 MODEL = 'efficientnet_b0'
 SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -42,8 +42,8 @@ def rows_of(side: str, devices: int, results: dict[str, Result], key: str) -> li
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--out', type=Path, default=Path('results/bench-scaling.csv'))
-    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--out', type=output, default='results/bench-scaling.csv')
+    parser.add_argument('--rounds', type=at_least(1), default=3)
     parser.add_argument('--seconds', type=float, default=1.0, help='of a turn')
     parser.add_argument('--side', help=argparse.SUPPRESS)  # the child processes
     arguments = parser.parse_args()

@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from benchmarks.pictures import CLASSES, write
-from benchmarks.table import say, write_table
+from benchmarks.table import output, say, write_table
+from jeffnet.command_line import at_least
 
 BAR = 0.9
 MODEL = 'pt_mnasnet_small'
@@ -85,9 +86,9 @@ def measure(pipeline: str, framework: str, size: int, data: str, rounds: int) ->
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--out', type=Path, default=Path('results/bench-validate.csv'))
-    parser.add_argument('--images', type=int, default=1792)
-    parser.add_argument('--rounds', type=int, default=3)
+    parser.add_argument('--out', type=output, default='results/bench-validate.csv')
+    parser.add_argument('--images', type=at_least(1), default=1792)
+    parser.add_argument('--rounds', type=at_least(1), default=3)
     parser.add_argument('--case', nargs=4, help=argparse.SUPPRESS)  # the child processes
     arguments = parser.parse_args()
     if arguments.case:
@@ -101,8 +102,8 @@ def main() -> int:
             for size in SIZES[pipeline]:
                 command = [sys.executable, '-m', 'benchmarks.bench_validate', '--rounds', str(arguments.rounds)]
                 command += ['--case', pipeline, framework, str(size), str(data)]
-                output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
-                rows.append(row(pipeline, framework, size, json.loads(output.splitlines()[-1])))
+                told = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+                rows.append(row(pipeline, framework, size, json.loads(told.splitlines()[-1])))
                 say(rows[-1])
     return write_table(arguments.out, rows)
 

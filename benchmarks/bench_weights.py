@@ -14,7 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.table import say, write_table
+from benchmarks.table import output, say, write_table
+from jeffnet.command_line import at_least
 
 LOADERS = ('linen', 'objax', 'nnx', 'timm')
 FORMATS = ('safetensors', 'pth')
@@ -102,9 +103,9 @@ def rows_of(name: str, kind: str, folder: Path, rounds: int) -> list[dict]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--out', type=Path, default=Path('results/bench-weights.csv'))
+    parser.add_argument('--out', type=output, default='results/bench-weights.csv')
     parser.add_argument('--models', nargs='+', default=['tf_efficientnet_b7'])
-    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--rounds', type=at_least(1), default=5)
     arguments = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory() as folder:

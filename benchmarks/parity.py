@@ -29,6 +29,7 @@ import torch
 from safetensors.torch import save_file
 
 import jeffnet
+from benchmarks.table import output
 from jeffnet.models.table import definition
 from jeffnet.weights.judges import move_stride_to_projection
 
@@ -200,7 +201,7 @@ def prove(name: str) -> list[dict]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--out', type=Path, default=Path('results/parity.csv'))
+    parser.add_argument('--out', type=output, default='results/parity.csv')
     parser.add_argument('--models', default='*', help='shell glob of names')
     parser.add_argument('--resume', action='store_true', help='keep the rows that the file has, run the other names')
     arguments = parser.parse_args()

@@ -1,19 +1,36 @@
 """The tables that the benchmarks write."""
 
+import argparse
 import csv
 import json
+import os
+import sys
 from pathlib import Path
 from typing import Any
 
 from benchmarks.this_machine import describe
 
 
+def output(text: str) -> Path:
+    """The file of a table, for `argparse`: told before anything is measured if it cannot be written."""
+    path = Path(text)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f'{text}: {error.strerror}') from error
+    if path.is_dir() or not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise argparse.ArgumentTypeError(f'{text}: no file can be written there')
+    return path
+
+
 def write_table(path: Path, rows: list[dict[str, Any]], accelerator: str | None = None) -> int:
     """Writes rows with their keys as the head, and beside them what machine they are of (`.machine.json`).
 
-    Returns the exit status, 1 if a row is not `ok`.
+    Returns the exit status, 1 if a row is not `ok`, or if there is none: then the file stays as it is.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not rows:
+        print(f'{path}: nothing was measured, since no peer has these networks', file=sys.stderr)
+        return 1
     with path.open('w', newline='') as file:
         writer = csv.DictWriter(file, list(rows[0]), lineterminator='\n')
         writer.writeheader()

@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.table import say
+from benchmarks.table import output, say
+from jeffnet.command_line import at_least
 
 Case = Callable[[], float]
 
@@ -138,7 +139,7 @@ def compare(
     length: float,
     environments: dict[str, dict[str, str]] | None = None,
 ) -> dict[str, Result]:
-    """The results by side, of those that start; the diagnostics name the others."""
+    """The results by side, of those that start and last; the diagnostics name the others."""
     children: dict[str, Child] = {}
     try:
         for side, command in commands.items():  # one after the other, so that compilations do not hinder each other
@@ -147,10 +148,14 @@ def compare(
             except RuntimeError as error:
                 print(f'{side}: {error}', file=sys.stderr, flush=True)
         for turn in range(rounds):
-            sides = list(children.values())
-            for child in sides if turn % 2 == 0 else reversed(sides):  # no side always follows another
-                for case in cases:
-                    child.turn(case, length)
+            sides = list(children)
+            for side in sides if turn % 2 == 0 else reversed(sides):  # no side always follows another
+                try:
+                    for case in cases:
+                        children[side].turn(case, length)
+                except (RuntimeError, OSError) as error:  # the others go on
+                    print(f'{side}: {error}', file=sys.stderr, flush=True)
+                    children.pop(side).close()
         return {side: child.result() for side, child in children.items()}
     finally:
         for child in children.values():
@@ -175,8 +180,8 @@ def command(
     seconds of a turn.
     """
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
-    parser.add_argument('--out', type=Path, default=Path(out))
-    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--out', type=output, default=out)
+    parser.add_argument('--rounds', type=at_least(1), default=5)
     parser.add_argument('--seconds', type=float, default=length, help='of a turn')
     parser.add_argument('--models', nargs='+', choices=models, default=list(models))
     parser.add_argument('--sides', nargs='+', choices=sides, default=list(sides))

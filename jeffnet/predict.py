@@ -35,10 +35,12 @@ class Predictor:
     """
 
     def __init__(self, call: Callable, variables: Any, *, devices: Sequence[Any] | None = None, compiled: bool = True):
-        self.chosen = list(devices or jax.local_devices())[: None if compiled else 1]
+        self.chosen = checked(devices)[: None if compiled else 1]
         self.devices, self.compiled = len(self.chosen), compiled
         self.call = call
-        self.variables = jax.device_put(variables, replicated(data_mesh(self.chosen)))
+        # Copies: what the caller goes on to do with the arrays, to change or donate them, must not reach in here.
+        variables = jax.tree.map(lambda x: x.copy() if isinstance(x, np.ndarray) else x, variables)
+        self.variables = jax.device_put(variables, replicated(data_mesh(self.chosen)), may_alias=False)
         self.on_cpu = self.chosen[0].platform == 'cpu'
         self.lanes = cores() if self.on_cpu and self.devices == 1 else 1
         self.options = compiler.options(self.chosen[0].platform, compiler.FORWARD) if compiled else {}
@@ -47,11 +49,15 @@ class Predictor:
 
     def __call__(self, images: Any) -> Any:
         """The output for images [N, H, W, C]; it may still be computed when this returns."""
+        if getattr(images, 'ndim', None) != 4:
+            raise ValueError(f'expected images [N, H, W, C], not {described(images)}')
         if not self.compiled:
             with jax.disable_jit():
                 return self.call(self.variables, jnp.asarray(images))
         if isinstance(images, Tracer):  # inside a caller's program, which has its own devices and options
             return self.call(self.variables, images)
+        if not isinstance(images, (np.ndarray, jax.Array)):  # of PyTorch, for example
+            images = np.asarray(images)
         count = images.shape[0]
         devices, lanes = (max(1, min(most, count)) for most in (self.devices, self.lanes))
         turns, block = self.blocks(-(-count // (devices * lanes)), devices * lanes, images)
@@ -96,6 +102,24 @@ class Predictor:
     def outputs(self, images: Any) -> Any:
         """Shape and type of the output for images [N, H, W, C], or for their `jax.ShapeDtypeStruct`; nothing is run."""
         return jax.eval_shape(self.call, self.variables, images)
+
+
+def checked(devices: Any) -> list[Any]:
+    """The devices to use; TypeError or ValueError for what is no list of different devices."""
+    if devices is None:
+        return jax.local_devices()
+    chosen = list(devices) if isinstance(devices, Sequence) and not isinstance(devices, str) else []
+    if not chosen or not all(isinstance(device, jax.Device) for device in chosen):
+        raise TypeError(f'devices={devices!r}: expected a list of devices, such as jax.local_devices()[:1]')
+    if len(set(chosen)) < len(chosen):
+        raise ValueError(f'devices={devices!r}: names a device twice')
+    return chosen
+
+
+def described(images: Any) -> str:
+    """What was given in place of images."""
+    shape = getattr(images, 'shape', None)
+    return type(images).__name__ if shape is None else f'{type(images).__name__} {list(shape)}'
 
 
 def in_blocks(call: Callable, block: int, variables: Any, images: Any) -> Any:

@@ -1,7 +1,10 @@
 """The harness of the benchmarks: sides in processes of their own that take turns."""
 
+import argparse
+
 import pytest
 
+from benchmarks.table import output, write_table
 from benchmarks.turns import compare
 
 SERVE = """
@@ -31,10 +34,25 @@ def test_sides_take_turns_and_one_that_does_not_start_is_named(capsys):
     assert capsys.readouterr().err == 'broken: ended with status 1: ValueError: no such network\n'
 
 
-def test_a_child_that_dies_between_turns_says_why():
+def test_a_child_that_dies_between_turns_says_why_and_the_others_go_on(capsys):
     dying = SERVE.replace('time.sleep(pause)', "sys.stderr.write('out of luck\\n'); sys.exit(3)")
     dying = dying.replace(
         'def wait():\n', 'calls = []\ndef wait():\n    calls.append(1)\n    if len(calls) < 4: return 1.0\n'
     )
-    with pytest.raises(RuntimeError, match='ended with status 3: out of luck'):
-        compare({'dying': ['-c', dying, '0', '1']}, ['wait'], rounds=5, length=0.0)
+    commands = {'dying': ['-c', dying, '0', '1'], 'well': ['-c', SERVE, '0', '1']}
+    assert list(compare(commands, ['wait'], rounds=5, length=0.0)) == ['well']
+    assert capsys.readouterr().err == 'dying: ended with status 3: out of luck\n'
+
+
+def test_a_table_without_rows_leaves_the_file_alone(tmp_path, capsys):
+    path = tmp_path / 'table.csv'
+    path.write_text('kept')
+    assert write_table(path, []) == 1
+    assert path.read_text() == 'kept' and 'nothing was measured' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('place', ['.', 'file/table.csv'])
+def test_a_table_that_cannot_be_written_is_told_at_once(tmp_path, place):
+    (tmp_path / 'file').touch()
+    with pytest.raises(argparse.ArgumentTypeError, match=str(tmp_path)):
+        output(str(tmp_path / place))

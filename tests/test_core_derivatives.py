@@ -81,6 +81,18 @@ def test_few_channels(channels):
         np.testing.assert_allclose(convolve(x, kernel, **settings), native(x, kernel, **settings), **CLOSE)
 
 
+@pytest.mark.parametrize('groups', [1, 4, 8])
+@pytest.mark.parametrize('batch', [0, 2])
+def test_a_kernel_that_fits_nowhere_and_no_images(groups, batch):
+    for size, padding in ((3, NONE), (3, ONE), (9, NONE)):  # a kernel of 5 fits the last only
+        x, kernel = normal(batch, size, size, 8), normal(5, 5, 8 // groups, 8, seed=1)
+        settings = {'stride': (1, 1), 'padding': padding, 'groups': groups}
+        out, pull = jax.vjp(jax.jit(partial(convolve, **settings)), x, kernel)
+        expected = native(x, kernel, **settings)
+        np.testing.assert_allclose(out, expected, rtol=1e-4, atol=1e-4)  # 200 products of about 1 each
+        assert [array.shape for array in pull(jnp.zeros_like(out))] == [x.shape, kernel.shape]
+
+
 def test_products_of_large_images():
     x, kernel, cotangent = normal(2, 60, 51, 3), normal(1, 1, 3, 4, seed=1), normal(2, 60, 51, 4, seed=2)
     pull, pull_native = (jax.vjp(lambda kernel, f=f: f(x, kernel, (1, 1), NONE), kernel)[1] for f in (convolve, native))
@@ -217,6 +229,14 @@ def whole(conv, norm):  # one batch, split by the compiler
 for way in (parallel, whole):
     for ours, theirs in zip(way(convolve, norm_by_primitives), way(native, norm_by_hand), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4 * np.abs(theirs).max())
+# And in a mesh whose axes are part of the types of arrays.
+import jeffnet
+model, variables = jeffnet.create_model('pt_mobilenetv3_small_100', num_classes=10)
+images = normal(2, 32, 32, 3)
+mesh = jax.make_mesh((2,), ('data',), axis_types=(jax.sharding.AxisType.Explicit,))
+with jax.set_mesh(mesh):
+    logits = jax.jit(model.apply)(variables, jax.device_put(images, jax.NamedSharding(mesh, P('data'))))
+np.testing.assert_allclose(logits, jax.jit(model.apply)(variables, images), rtol=1e-4, atol=1e-6)
 print('equal on', len(jax.devices()))
 """
 

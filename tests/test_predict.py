@@ -85,6 +85,48 @@ def test_the_widest_activation_is_no_weight():
     assert predict.widest_activation(call, np.ones((4, 4), np.float32), (4,), np.dtype('float32')) == 16
 
 
+@pytest.mark.parametrize('fuse', [True, False])
+def test_it_keeps_the_variables_as_they_were(model, fuse):
+    module, variables = model
+    x = RNG.normal(size=(2, 32, 32, 3)).astype(np.float32)
+    arrays = jax.tree.map(np.array, variables)
+    run = jeffnet.predictor(module, arrays, fuse=fuse)
+    before = np.asarray(run(x))
+    jax.tree.map(lambda array: array.fill(0), arrays)
+    np.testing.assert_array_equal(run(x), before)
+    given = jax.tree.map(jnp.array, variables)
+    run = jeffnet.predictor(module, given, fuse=fuse)
+    jax.jit(lambda tree: jax.tree.map(lambda array: array + 1, tree), donate_argnums=0)(given)
+    np.testing.assert_array_equal(run(x), before)
+
+
+@pytest.mark.parametrize('name', [None, 'pt_vit_tiny_patch16_224'])
+def test_no_images_give_no_logits(model, name):
+    module, variables = jeffnet.create_model(name, num_classes=3) if name else model
+    assert jeffnet.predictor(module, variables)(np.zeros((0, 224, 224, 3), np.float32)).shape == (0, 3)
+
+
+def test_tensors_of_pytorch_are_images_too(model):
+    import torch
+
+    x = RNG.normal(size=(2, 32, 32, 3)).astype(np.float32)
+    np.testing.assert_array_equal(jeffnet.predictor(*model)(torch.from_numpy(x)), jeffnet.predictor(*model)(x))
+
+
+@pytest.mark.parametrize('images', [[[1.0]], None, 1.0, np.float32(1), np.zeros((32, 32, 3))])
+def test_what_are_no_images(model, images):
+    with pytest.raises(ValueError, match=rf'expected images \[N, H, W, C\], not {type(images).__name__}'):
+        jeffnet.predictor(*model)(images)
+
+
+@pytest.mark.parametrize('devices', [1, 'cpu', [], ['cpu']])
+def test_what_are_no_devices(model, devices):
+    with pytest.raises(TypeError, match=r'devices=.*expected a list of devices'):
+        jeffnet.predictor(*model, devices=devices)
+    with pytest.raises(ValueError, match='names a device twice'):
+        jeffnet.predictor(*model, devices=jax.devices()[:1] * 2)
+
+
 def test_uncompiled_and_inside_a_program(model):
     x = RNG.normal(size=(3, 32, 32, 3)).astype(np.float32)
     run = jeffnet.predictor(*model)

@@ -24,7 +24,8 @@ class Attention(Block):
         self.proj = Linear(self.features, self.features, kernel_init=self.kernel_init)
 
     def __call__(self, x):  # [N, L, features]
-        q, k, v = jnp.moveaxis(self.qkv(x).reshape(*x.shape[:2], 3, self.heads, -1), 2, 0)  # each [N, L, heads, C]
+        split = self.qkv(x).reshape(*x.shape[:2], 3, self.heads, self.features // self.heads)
+        q, k, v = jnp.moveaxis(split, 2, 0)  # each [N, L, heads, C]
         return self.proj(attend(q, k, v).reshape(*x.shape[:2], self.features))
 
 

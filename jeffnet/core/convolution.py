@@ -36,7 +36,7 @@ class Geometry:
     def out_size(self) -> tuple[int, int]:
         """Height and width of the output."""
         sides = zip(self.size, self.padding, self.dilation, self.kernel_size, self.stride, strict=True)
-        height, width = ((side + sum(pad) - d * (k - 1) - 1) // s + 1 for side, pad, d, k, s in sides)
+        height, width = (max(0, (side + sum(pad) - d * (k - 1) - 1) // s + 1) for side, pad, d, k, s in sides)
         return height, width
 
     def shape(self, wanted: str, batch: int) -> tuple[int, ...]:
@@ -135,6 +135,8 @@ def _native(one, other, *, wanted: str, geometry: Geometry):
 
 def _on_cpu(one, other, *, wanted: str, geometry: Geometry):
     """What XLA's CPU back end runs faster than its own convolution, where there is such a thing."""
+    if 0 in geometry.out_size:  # a kernel larger than the padded image fits nowhere
+        return _native(one, other, wanted=wanted, geometry=geometry)
     if geometry.groups == geometry.channels[0] == geometry.channels[1] and geometry.groups > 1:
         return convolution_cpu.DEPTHWISE[wanted](one, other, geometry)
     if geometry.kernel_size == (1, 1) and geometry.groups == 1 and not any(map(any, geometry.padding)):

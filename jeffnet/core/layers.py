@@ -194,7 +194,8 @@ class GroupNorm(Block):
 
     def __call__(self, x, training=False):  # [N, ..., features]; `training` so that it can stand in for BatchNorm
         wide = x.astype(at_least_float32(x.dtype))
-        grouped = wide.reshape(x.shape[0], -1, self.groups, self.features // self.groups)  # [N, L, G, C / G]
+        pixels, width = math.prod(x.shape[1:-1]), self.features // self.groups
+        grouped = wide.reshape(x.shape[0], pixels, self.groups, width)  # [N, L, G, C / G]
         centred = grouped - grouped.mean((1, 3), keepdims=True)
         normed = centred * lax.rsqrt(jnp.square(centred).mean((1, 3), keepdims=True) + self.eps)
         wide = normed.reshape(x.shape) * jnp.asarray(self.scale, wide.dtype) + jnp.asarray(self.bias, wide.dtype)

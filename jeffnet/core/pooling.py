@@ -75,14 +75,15 @@ def avg_pool(x, kernel_size, stride, padding: Padding = 'VALID', ceil_mode: bool
 def global_avg_pool(x, keepdims: bool = False):
     """Mean over height and width, at least in float32: `[N, H, W, C]` to `[N, C]` (or `[N, 1, 1, C]`)."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)
-    pixels = x.reshape(x.shape[0], -1, x.shape[3]).astype(dtype)  # [N, H * W, C]
+    pixels = x.reshape(x.shape[0], x.shape[1] * x.shape[2], x.shape[3]).astype(dtype)
     means = lax.platform_dependent(pixels, cpu=_mean_as_product, default=partial(jnp.mean, axis=1, keepdims=True))
     return means[:, None] if keepdims else means[:, 0]
 
 
 def _mean_as_product(x):
     """Mean over the second of three axes, kept; as a matrix product, two to three times as fast on a CPU."""
-    return jnp.full((x.shape[0], 1, x.shape[1]), 1 / x.shape[1], x.dtype) @ x
+    shares = lax.full_like(x[..., :1], 1 / x.shape[1])  # like x, since in a mesh it must be split as x is
+    return jnp.swapaxes(shares, 1, 2) @ x
 
 
 def global_max_pool(x, keepdims: bool = False):

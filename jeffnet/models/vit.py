@@ -37,7 +37,7 @@ class PatchEmbed(Block):
 
     def __call__(self, x):  # [N, H, W, in_chans]
         x = self.proj(x)  # [N, H / patch_size, W / patch_size, features]
-        return x.reshape(x.shape[0], -1, self.features)
+        return x.reshape(x.shape[0], x.shape[1] * x.shape[2], self.features)
 
 
 class EncoderBlock(Block):
