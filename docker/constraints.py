@@ -28,6 +28,7 @@ def main() -> int:
     parser.add_argument('--check', type=Path, metavar='FILE', help='fail if a package in FILE is no longer the same')
     parser.add_argument('--jax-tag', action='store_true', help="print the tag of jax's repository for this jaxlib")
     args = parser.parse_args()
+    args.also, args.free = ([normalised(name) for name in names] for names in (args.also, args.free))
     found = installed()
     missing = [name for name in (*NEEDED, *args.also) if name not in found]
     if missing:
@@ -48,9 +49,14 @@ def installed() -> dict[str, str]:
     """The running environment: by name, the version and origin of each package."""
     found: dict[str, str] = {}
     for package in importlib.metadata.distributions():
-        name = re.sub(r'[-_.]+', '-', package.metadata['Name'] or '').lower()
+        name = normalised(package.metadata['Name'] or '')
         found.setdefault(name, f'{package.version} {origin(package)}'.strip())  # of two, the first is imported
     return found
+
+
+def normalised(name: str) -> str:
+    """The one spelling of a package's name."""
+    return re.sub(r'[-_.]+', '-', name).lower()
 
 
 def origin(package: importlib.metadata.Distribution) -> str:

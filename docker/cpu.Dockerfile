@@ -1,5 +1,6 @@
 # syntax=docker/dockerfile:1
-# Everything on CPUs, both readers: to try things out, to prepare data, for CI. The versions are requirements.txt's.
+# Everything on CPUs, both readers: to try things out, to prepare data, for CI. The versions are those of
+# requirements.txt, of TensorFlow the newest CPU build.
 ARG TAG=3.12-slim-bookworm
 FROM python:${TAG}
 

@@ -27,10 +27,13 @@ COPY docker/constraints.py docker/
 COPY pyproject.toml LICENSE ./
 COPY jeffnet/__init__.py jeffnet/
 # Without dependencies, so that jaxlib stays; even where the version is the one installed. JAX_RELEASE gives jax the
-# plain version of its tag: as a dev version it would be older than the releases that other packages ask for.
+# plain version of its tag: as a dev version it would be older than the releases that other packages ask for. objax is
+# built by what newer setuptools lack (pkg_resources); the variable is called otherwise since pip 25.3.
 RUN --mount=type=cache,target=/root/.cache/pip \
+    echo 'setuptools<81' > build.txt; \
+    export PIP_CONSTRAINT="${PIP_CONSTRAINT:-} build.txt" PIP_BUILD_CONSTRAINT=build.txt; \
     if [ -z "${JAX_REF}" ]; then JAX_REF="$(python docker/constraints.py --jax-tag)"; export JAX_RELEASE=1; fi; \
-    python -m pip install --no-deps --force-reinstall \
+    python -m pip install --no-deps --force-reinstall --use-pep517 \
         "jax @ git+https://github.com/jax-ml/jax@${JAX_REF}" \
         "flax @ git+https://github.com/google/flax@${FLAX_REF}" \
         "optax @ git+https://github.com/google-deepmind/optax@${OPTAX_REF}" \

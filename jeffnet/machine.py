@@ -42,10 +42,10 @@ def keep_programs() -> None:
 
     if 'JAX_COMPILATION_CACHE_DIR' in os.environ or getattr(jax.config, 'jax_compilation_cache_dir', None) is not None:
         return
-    folder = programs_folder()
     try:
+        folder = programs_folder()
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError:  # a home that is read-only: programs are compiled anew each time
+    except (OSError, RuntimeError):  # a home that is read-only, or none: programs are compiled anew each time
         return
     if os.access(folder, os.W_OK):
         jax.config.update('jax_compilation_cache_dir', str(folder))

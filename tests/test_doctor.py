@@ -41,7 +41,7 @@ def test_a_library_that_ends_the_process_is_one_failure(tmp_path):
     assert run.returncode == 1
     lines = run.stdout.splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith('FAILED tf '))
-    assert 'ended by signal 6' in lines[at] and "pip install --force-reinstall 'jeffnet[tf]'" in lines[at + 1]
+    assert 'ended by signal 6' in lines[at] and '--force-reinstall --no-deps ' in lines[at + 1]
     assert any(line.startswith('ok     torch') for line in lines)
     assert lines[-1] == 'failed: tf'
 
@@ -70,7 +70,7 @@ def test_versions_that_jeffnet_is_not_made_for(monkeypatch):
     real = installed.version
     monkeypatch.setattr(installed, 'version', lambda name: {'torchvision': '0.20.0'}.get(name) or real(name))
     finding = installed.packages()
-    assert (finding.state, finding.mend) == ('failed', "pip install 'torchvision==0.29.2'")
+    assert (finding.state, finding.mend) == ('failed', f'{sys.executable} -m pip install torchvision==0.29.2')
 
 
 @pytest.mark.parametrize(
@@ -88,37 +88,66 @@ def test_either_build_of_tensorflow_will_do(monkeypatch, present, missing):
     assert len(installed.lacking('tf')) == (missing or 0)
 
 
-def machine_with(monkeypatch, tmp_path, cards: list[str], *packages: str):
-    """Lets nvidia-smi show these cards, and these packages be installed."""
+def machine_with(monkeypatch, tmp_path, cards: list[str], *packages: str, status: int = 0):
+    """Lets nvidia-smi show these cards and end with this status, and these packages be installed."""
     program = tmp_path / 'nvidia-smi'
-    program.write_text('#!/bin/sh\n' + ''.join(f'echo "{card}"\n' for card in cards))
+    program.write_text('#!/bin/sh\n' + ''.join(f'echo "{card}"\n' for card in cards) + f'exit {status}\n')
     program.chmod(0o755)
     monkeypatch.setenv('PATH', str(tmp_path), prepend=os.pathsep)
     monkeypatch.setattr(accelerators, 'version', lambda name: '1' if name in packages else None)
-    for name in accelerators.HIDING:
+    for name in ('JAX_PLATFORMS', 'JAX_PLATFORM_NAME', 'CUDA_VISIBLE_DEVICES', 'LD_LIBRARY_PATH'):
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.mark.parametrize(
     ('driver', 'mend'),
     [
-        ('580.65.06', "pip install 'jeffnet[cuda13]'"),
-        ('535.1', "pip install 'jeffnet[cuda12]'"),
+        ('580.65.06', f"{sys.executable} -m pip install 'jeffnet[cuda13]'"),
+        ('535.1', f"{sys.executable} -m pip install 'jeffnet[cuda12]'"),
         ('470.2', '# install'),
     ],
 )
 def test_a_gpu_that_jax_does_not_use(monkeypatch, tmp_path, driver, mend):
     machine_with(monkeypatch, tmp_path, [f'NVIDIA A100-SXM4-80GB, {driver}'] * 2)
-    gpu = next(each for each in accelerators.accelerators(CPU) if each.name == 'gpu')
+    gpu = gpu_of(CPU)
     assert gpu.state == 'failed' and gpu.mend.startswith(mend)
     assert gpu.found.startswith('2 x NVIDIA A100-SXM4-80GB, driver')
 
 
-def test_a_setting_that_hides_the_gpu(monkeypatch, tmp_path):
-    machine_with(monkeypatch, tmp_path, ['NVIDIA L4, 590.1'], 'jax-cuda13-plugin')
-    monkeypatch.setenv('JAX_PLATFORMS', 'cpu')
-    gpu = next(each for each in accelerators.accelerators(CPU) if each.name == 'gpu')
-    assert (gpu.state, gpu.mend) == ('failed', 'unset JAX_PLATFORMS')
+def gpu_of(devices):
+    """What is said of the GPU."""
+    return next(each for each in accelerators.accelerators(devices) if each.name == 'gpu')
+
+
+@pytest.mark.parametrize(
+    ('setting', 'value', 'hides'),
+    [('JAX_PLATFORMS', 'cpu', True), ('JAX_PLATFORMS', 'cuda,cpu', False), ('CUDA_VISIBLE_DEVICES', '-1', True),
+     ('CUDA_VISIBLE_DEVICES', '0,1', False), ('LD_LIBRARY_PATH', '/usr/local/cuda/lib64', True)],
+)  # fmt: skip
+def test_a_setting_that_hides_the_gpu(monkeypatch, tmp_path, setting, value, hides):
+    machine_with(monkeypatch, tmp_path, ['NVIDIA L4, 590.1'], 'jax-cuda13-plugin', 'nvidia-cudnn-cu13')
+    monkeypatch.setenv(setting, value)
+    gpu = gpu_of(CPU)
+    assert gpu.state == 'failed' and (gpu.mend == f'unset {setting}') == hides
+
+
+@pytest.mark.parametrize(
+    'told', ['NVIDIA-SMI has failed because it could not reach the driver', 'No devices were found']
+)
+@pytest.mark.parametrize('status', [0, 9])
+def test_a_driver_that_does_not_work(monkeypatch, tmp_path, told, status):
+    machine_with(monkeypatch, tmp_path, [told], status=status)
+    gpu = gpu_of(CPU)
+    assert gpu.state == 'failed' and gpu.found == f'nvidia-smi: {told}' and gpu.mend
+
+
+def test_a_driver_that_hangs_or_is_no_program(monkeypatch, tmp_path):
+    machine_with(monkeypatch, tmp_path, [])
+    (tmp_path / 'nvidia-smi').write_text('#!/bin/sh\nexec sleep 60\n')
+    monkeypatch.setattr(accelerators, 'PATIENCE', 0.2)
+    assert 'timed out' in gpu_of(CPU).found
+    (tmp_path / 'nvidia-smi').write_text('#!/no/such/interpreter\n')
+    assert gpu_of(CPU).state == 'failed'
 
 
 def test_several_gpus_must_add_up_a_number(monkeypatch, tmp_path):
@@ -137,14 +166,37 @@ def test_the_sum_over_devices(monkeypatch):
 
 def test_a_folder_that_cannot_be_written(tmp_path):
     (tmp_path / 'file').touch()
-    finding = places.folder('data sets', tmp_path / 'file' / 'inside', 'export TFDS_DATA_DIR=')
-    assert (finding.state, finding.mend) == ('failed', 'export TFDS_DATA_DIR=/a/folder/with/space')
-    assert places.folder('data sets', tmp_path / 'new', '').found.endswith('made when needed')
+    finding = places.folder('data sets', f'{tmp_path}/file/inside', 'export TFDS_DATA_DIR=')
+    assert (finding.state, finding.mend) == ('warning', 'export TFDS_DATA_DIR=/a/folder/with/space')
+    assert places.folder('data sets', f'{tmp_path}/new', '').found.endswith('made when needed')
+
+
+def test_folders_that_are_elsewhere_or_nowhere(monkeypatch):
+    assert places.folder('data sets', 'gs://bucket/tfds', '') == Finding('data sets', 'ok', 'gs://bucket/tfds')
+    monkeypatch.setenv('JAX_COMPILATION_CACHE_DIR', '')
+    assert places.folder('compiled programs', places.programs(), '').found.startswith('none')
+
+
+def test_versions_of_jaxlib_that_do_not_fit(monkeypatch):
+    real = installed.version
+    monkeypatch.setattr(installed, 'version', lambda name: {'jaxlib': '0.8.0'}.get(name) or real(name))
+    assert installed.packages().found == 'jaxlib 0.8.0'
+
+
+def test_a_folder_without_an_installed_package(monkeypatch):
+    real = installed.version
+    monkeypatch.setattr(installed, 'version', lambda name: None if name == 'jeffnet' else real(name))
+    assert installed.packages().mend.endswith('-m pip install -e .') and installed.lacking('objax') == []
+
+
+def test_a_warning_does_not_fail(monkeypatch, capsys):
+    status, shown = told(monkeypatch, capsys, [Finding('this folder', 'warning', '/', 'cd /a/folder/with/space')])
+    assert status == 0 and shown.out.startswith('warn   this folder') and 'cd /a/folder' in shown.out
 
 
 def test_a_full_disk(monkeypatch, tmp_path):
     monkeypatch.setattr(places, 'LEAST_DISK', 2**80)
-    assert places.folder('this folder', tmp_path, 'cd ').mend == 'cd /a/folder/with/space'
+    assert places.folder('this folder', str(tmp_path), 'cd ').mend == 'cd /a/folder/with/space'
 
 
 def test_little_shared_memory(monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 import jeffnet
-from jeffnet.train import checked, prepare
+from jeffnet.train import checked, prepare, recipes
 from jeffnet.train.config import items
 from jeffnet.train.groups import HEAD, STEM
 from jeffnet.train.mesh import split
@@ -175,3 +175,20 @@ def test_one_step_of_a_small_copy(path, images, tmp_path):
     for ends in (STEM, HEAD):
         assert any(value > 0 for name, value in moved.items() if re.match(ends, name)), f'{ends} did not move'
     assert bool(state.ema) == (config.ema_decay > 0)
+
+
+# ------------------------------------------------------------------------------------------------ a recipe by its name
+
+
+def test_a_name_stands_for_a_recipe_and_a_file_for_itself(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    recipe = str(ROOT / 'train_configs' / 'finetune.py')
+    assert recipes.found(['--config', 'finetune', '--config.model', 'finetune']) == [
+        '--config', recipe, '--config.model', 'finetune'
+    ]  # fmt: skip
+    assert recipes.found(['--config=train_configs/finetune.py']) == [f'--config={recipe}']
+    for other in ('./finetune.py', 'finetune.py', 'mine/finetune.py', 'finetun'):
+        assert recipes.found(['--config', other]) == ['--config', other]
+    (tmp_path / 'train_configs').mkdir()
+    (tmp_path / 'train_configs/finetune.py').touch()
+    assert recipes.found(['--config=train_configs/finetune.py']) == ['--config=train_configs/finetune.py']

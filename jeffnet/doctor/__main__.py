@@ -15,7 +15,7 @@ from jeffnet.doctor.checks import OPTIONAL, examine
 from jeffnet.doctor.finding import Finding
 from jeffnet.doctor.installed import versions
 
-SIGNS = {'ok': 'ok', 'absent': '-', 'failed': 'FAILED'}
+SIGNS = {'ok': 'ok', 'absent': '-', 'warning': 'warn', 'failed': 'FAILED'}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,46 +1,50 @@
 """GPUs and TPUs: what the machine has, against what JAX computes on."""
 
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jeffnet.doctor.finding import Finding, install
+from jeffnet.doctor.finding import Finding, install, pip_install
 from jeffnet.doctor.installed import version, versions
 from jeffnet.doctor.running import live
 
+PATIENCE = 30  # seconds for nvidia-smi, which hangs on a GPU that has fallen off its bus
 # The first driver that runs programs of a CUDA release (NVIDIA's table of compatibility), newest first.
 DRIVERS = ((580, 'cuda13'), (525, 'cuda12'))
-# Settings that keep JAX from a GPU that it has been installed for.
-HIDING = ('JAX_PLATFORMS', 'JAX_PLATFORM_NAME', 'CUDA_VISIBLE_DEVICES', 'LD_LIBRARY_PATH')
 
 
 def accelerators(result: dict[str, Any]) -> Iterator[Finding]:
     """What JAX computes on, against what the machine has; several GPUs also add up a number."""
-    cards = gpus()
+    cards, trouble = gpus()
     if 'error' in result:
-        yield Finding(
-            'devices', 'failed', result['error'], plug_in(cards) or 'pip install --force-reinstall jax jaxlib'
-        )
+        mend = plug_in(cards) or pip_install('--force-reinstall', 'jax', 'jaxlib')
+        yield Finding('devices', 'failed', result['error'], mend)
         return
     memory = f', {result["memory"] / 2**30:.0f} GiB each' if result['memory'] else ''
     yield Finding('devices', 'ok', f'{result["count"]} x {result["kind"]} ({result["platform"]}){memory}')
-    yield gpu(result, cards)
+    yield gpu(result, cards, trouble)
     yield tpu(result)
     if result['platform'] == 'gpu' and result['count'] > 1:
         yield nccl(live('collectives'))
 
 
-def gpus() -> list[tuple[str, int]]:
-    """Name and major version of the driver of each NVIDIA GPU that the driver shows."""
+def gpus() -> tuple[list[tuple[str, int]], str]:
+    """Name and major version of the driver of each NVIDIA GPU that the driver shows, and what it complains of."""
     if shutil.which('nvidia-smi') is None:
-        return []
+        return [], ''
     command = ['nvidia-smi', '--query-gpu=name,driver_version', '--format=csv,noheader']
-    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    lines = [line.rpartition(', ') for line in run.stdout.splitlines()] if run.returncode == 0 else []
-    return [(name, int(driver.split('.')[0])) for name, _, driver in lines]
+    try:
+        run = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return [], f'nvidia-smi: {error}'
+    found = [re.fullmatch(r'(.*), (\d+)[\d.]*', line.strip()) for line in run.stdout.splitlines()]
+    cards = [(match[1], int(match[2])) for match in found if match]
+    told = ' '.join((run.stdout + run.stderr).split())
+    return cards, '' if run.returncode == 0 and cards else f'nvidia-smi: {told or f"exit status {run.returncode}"}'
 
 
 def plug_in(cards: list[tuple[str, int]]) -> str:
@@ -51,18 +55,32 @@ def plug_in(cards: list[tuple[str, int]]) -> str:
     return install(extra) if extra else f'# install a driver of NVIDIA, {DRIVERS[-1][0]} or newer'
 
 
-def gpu(result: dict[str, Any], cards: list[tuple[str, int]]) -> Finding:
+def gpu(result: dict[str, Any], cards: list[tuple[str, int]], trouble: str) -> Finding:
     """Whether JAX uses the NVIDIA GPUs of the machine."""
     if result['platform'] == 'gpu':
         return Finding('gpu', 'ok', f'JAX uses {result["count"]}; the driver shows {len(cards)}')
+    if trouble:
+        return Finding('gpu', 'failed', trouble, 'sudo modprobe nvidia && nvidia-smi  # or install the driver again')
     if not cards:
         mend = 'docker run --gpus all ...  # outside of a container: install the driver of NVIDIA'
-        return Finding('gpu', 'absent', 'nvidia-smi shows none', mend)
+        return Finding('gpu', 'absent', 'there is no nvidia-smi', mend)
     shown = f'{len(cards)} x {cards[0][0]}, driver {cards[0][1]}, but JAX uses the {result["platform"]}'
-    hiding = next((name for name in HIDING if name in os.environ), None)
-    if hiding and (version('jax-cuda12-plugin') or version('jax-cuda13-plugin')):
-        return Finding('gpu', 'failed', f'{shown}; {hiding} is {os.environ[hiding]!r}', f'unset {hiding}')
+    if version('jax-cuda12-plugin') or version('jax-cuda13-plugin'):
+        name = hiding()
+        if name:
+            return Finding('gpu', 'failed', f'{shown}; {name} is {os.environ[name]!r}', f'unset {name}')
     return Finding('gpu', 'failed', shown, plug_in(cards))
+
+
+def hiding() -> str | None:
+    """The variable that keeps JAX from GPUs that it is installed for."""
+    for name in ('JAX_PLATFORMS', 'JAX_PLATFORM_NAME'):
+        if os.environ.get(name) and not re.search('cuda|gpu', os.environ[name]):
+            return name
+    if os.environ.get('CUDA_VISIBLE_DEVICES', '0') in ('', '-1', 'NoDevFiles'):
+        return 'CUDA_VISIBLE_DEVICES'
+    wheels = version('nvidia-cudnn-cu12') or version('nvidia-cudnn-cu13')  # whose libraries another's would replace
+    return 'LD_LIBRARY_PATH' if wheels and os.environ.get('LD_LIBRARY_PATH') else None
 
 
 def nccl(result: dict[str, Any]) -> Finding:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import shlex
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +12,7 @@ import numpy as np
 
 from jeffnet.doctor import installed, places
 from jeffnet.doctor.accelerators import accelerators
-from jeffnet.doctor.finding import Finding, install
+from jeffnet.doctor.finding import Finding, install, pip_install
 from jeffnet.doctor.running import READERS, live
 
 FRAMEWORKS = ('linen', 'nnx', 'objax')
@@ -76,12 +77,12 @@ def reader(name: str, result: dict[str, Any], other: dict[str, Any], first: str)
 
 def broken(name: str, error: str) -> Finding:
     """A live check that failed."""
-    extra = f'[{name}]' if name in ('objax', *READERS) else ''
-    return Finding(
-        name, 'failed', error, f"pip install --force-reinstall 'jeffnet{extra}'  # whole error: {again(name)}"
-    )
+    packages = [wanted.name for wanted in installed.of_extra(name)] or ['jax', 'jaxlib', 'flax', 'numpy']
+    there = [f'{package}=={installed.version(package)}' for package in packages if installed.version(package)]
+    mend = pip_install('--force-reinstall', '--no-deps', *there)
+    return Finding(name, 'failed', error, f'{mend}  # the whole error: {again(name)}')
 
 
 def again(name: str) -> str:
     """The command that runs a live check by itself."""
-    return f'python -m jeffnet.doctor.live {name}'
+    return f'{shlex.quote(sys.executable)} -m jeffnet.doctor.live {name}'

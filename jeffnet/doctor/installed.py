@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from packaging.requirements import Requirement
 
-from jeffnet.doctor.finding import Finding, install
+from jeffnet.doctor.finding import Finding, install, pip_install
 
 SHOWN = (
     'jax', 'jaxlib', 'flax', 'objax', 'optax', 'ml_collections', 'numpy', 'pillow', 'tensorflow', 'tensorflow-cpu',
@@ -33,22 +33,27 @@ def versions() -> dict[str, str]:
 def packages() -> Finding:
     """Whether the installed versions are those that jeffnet is made for."""
     if version('jeffnet') is None:
-        return Finding('packages', 'failed', 'jeffnet runs from a folder and is not installed', 'pip install -e .')
+        return Finding('packages', 'failed', 'jeffnet runs from a folder and is not installed', pip_install('-e', '.'))
     wrong = [wanted for wanted in requirements() if not satisfied(wanted)]
     if not wrong:
         return Finding('packages', 'ok', ', '.join(f'{name} {text}' for name, text in versions().items()))
     found = ', '.join(f'{wanted.name} {version(wanted.name) or "is missing"}' for wanted in wrong)
-    command = ' '.join(f"'{wanted.name}{wanted.specifier}'" for wanted in wrong)
-    return Finding('packages', 'failed', found, f'pip install {command}')
+    command = pip_install(*(f'{wanted.name}{wanted.specifier}' for wanted in wrong))
+    return Finding('packages', 'failed', found, command)
 
 
 def requirements() -> Iterator[Requirement]:
-    """What jeffnet requires: of the extras, only for packages that are installed."""
-    for line in importlib.metadata.requires('jeffnet') or ():
-        wanted = Requirement(line)
+    """What jeffnet requires: of the extras, only for packages that are installed. And what jax requires of jaxlib."""
+    yield from (wanted for wanted in declared('jax') if wanted.name == 'jaxlib' and not wanted.marker)
+    for wanted in declared('jeffnet'):
         optional = wanted.marker is not None and 'extra' in str(wanted.marker)
         if not optional or version(wanted.name):
             yield wanted
+
+
+def declared(package: str) -> list[Requirement]:
+    """What a package requires; nothing if it is not installed."""
+    return [Requirement(line) for line in importlib.metadata.requires(package) or ()] if version(package) else []
 
 
 def satisfied(wanted: Requirement) -> bool:
@@ -65,8 +70,7 @@ def lacking(extra: str) -> list[str]:
 
 def of_extra(extra: str) -> Iterator[Requirement]:
     """What an extra of jeffnet requires."""
-    for line in importlib.metadata.requires('jeffnet') or ():
-        wanted = Requirement(line)
+    for wanted in declared('jeffnet'):
         if wanted.marker and wanted.marker.evaluate({'extra': extra}) and not wanted.marker.evaluate({'extra': ''}):
             yield wanted
 

@@ -36,7 +36,7 @@ def found(arguments: list[str]) -> list[str]:
 
 
 def file_of(config: str, place: Path) -> str:
-    """The file of a recipe, given as its name or as `train_configs/NAME.py`; anything else, and a file, stays."""
-    asked, recipe = Path(config), place / f'{Path(config).stem}.py'
-    named = asked.parent.name in ('', 'train_configs') and len(asked.parts) <= 2
-    return str(recipe) if named and recipe.is_file() and not asked.is_file() else config
+    """The file of a recipe, given as its name, or as `train_configs/NAME.py` where there is no such file."""
+    recipe = place / f'{Path(config).stem}.py'
+    named = config == recipe.stem or (config == f'train_configs/{recipe.name}' and not Path(config).is_file())
+    return str(recipe) if named and recipe.is_file() else config
