@@ -12,16 +12,15 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
 
 # The package index of PyTorch's CPU builds, also searched. Without: the torch of PyPI, with gigabytes of CUDA libraries
 # that nothing here uses.
-ARG TORCH_INDEX=""
+ARG PIP_EXTRA_INDEX_URL=""
 
 # Of the package, the file with its version is enough: it is installed where it lies, and a change of the code below
 # installs nothing again.
 WORKDIR /opt/jeffnet
 COPY pyproject.toml requirements.txt LICENSE ./
 COPY jeffnet/__init__.py jeffnet/
-RUN --mount=type=cache,target=/root/.cache/pip \
-    touch README.md; \
-    python -m pip install --constraint requirements.txt ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} \
+RUN touch README.md; \
+    python -m pip install --no-cache-dir --constraint requirements.txt \
         --editable ".[tf-cpu,torch,objax,hf,train]"
 
 # The folders are open to any other user that a container is run as.

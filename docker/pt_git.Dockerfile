@@ -21,7 +21,7 @@ ARG OBJAX_REF=master
 
 # The package index of PyTorch's CPU builds, also searched. Without: the torch of PyPI, gigabytes larger, with CUDA
 # libraries of its own, which torch needs to be imported and JAX then loads instead of NVIDIA's.
-ARG TORCH_INDEX=""
+ARG PIP_EXTRA_INDEX_URL=""
 
 # PyTorch only reads images, on the CPU.
 # Of the package, the file with its version is enough: it is installed where it lies, and a change of the code below
@@ -33,20 +33,18 @@ COPY jeffnet/__init__.py jeffnet/
 # Without dependencies, so that jaxlib stays; even where the version is the one installed. JAX_RELEASE gives jax the
 # plain version of its tag: as a dev version it would be older than the releases that other packages ask for. objax is
 # built by what newer setuptools lack (pkg_resources); the variable is called otherwise since pip 25.3.
-RUN --mount=type=cache,target=/root/.cache/pip \
-    echo 'setuptools<81' > build.txt; \
+RUN echo 'setuptools<81' > build.txt; \
     export PIP_CONSTRAINT="${PIP_CONSTRAINT:-} build.txt" PIP_BUILD_CONSTRAINT=build.txt; \
     if [ -z "${JAX_REF}" ]; then JAX_REF="$(python docker/constraints.py --jax-tag)"; export JAX_RELEASE=1; fi; \
-    python -m pip install --no-deps --force-reinstall --use-pep517 \
+    python -m pip install --no-cache-dir --no-deps --force-reinstall --use-pep517 \
         "jax @ git+https://github.com/jax-ml/jax@${JAX_REF}" \
         "flax @ git+https://github.com/google/flax@${FLAX_REF}" \
         "optax @ git+https://github.com/google-deepmind/optax@${OPTAX_REF}" \
         "objax @ git+https://github.com/google/objax@${OBJAX_REF}"
 # From here on these four are kept like the base's own.
-RUN --mount=type=cache,target=/root/.cache/pip \
-    touch README.md; \
+RUN touch README.md; \
     python docker/constraints.py --also optax objax > constraints.txt; \
-    python -m pip install --constraint constraints.txt ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} \
+    python -m pip install --no-cache-dir --constraint constraints.txt \
         --editable ".[torch,objax,hf,train]"; \
     python docker/constraints.py --check constraints.txt
 

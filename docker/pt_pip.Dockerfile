@@ -16,7 +16,7 @@ ARG FREE=""
 
 # The package index of PyTorch's CPU builds, also searched. Without: the torch of PyPI, gigabytes larger, with CUDA
 # libraries of its own, which torch needs to be imported and JAX then loads instead of NVIDIA's.
-ARG TORCH_INDEX=""
+ARG PIP_EXTRA_INDEX_URL=""
 
 # PyTorch only reads images, on the CPU.
 # Of the package, the file with its version is enough: it is installed where it lies, and a change of the code below
@@ -25,10 +25,9 @@ WORKDIR /opt/jeffnet
 COPY docker/constraints.py docker/
 COPY pyproject.toml LICENSE ./
 COPY jeffnet/__init__.py jeffnet/
-RUN --mount=type=cache,target=/root/.cache/pip \
-    touch README.md; \
+RUN touch README.md; \
     python docker/constraints.py --free ${FREE} > constraints.txt; \
-    python -m pip install --constraint constraints.txt ${TORCH_INDEX:+--extra-index-url "${TORCH_INDEX}"} \
+    python -m pip install --no-cache-dir --constraint constraints.txt \
         --editable ".[torch,objax,hf,train]"; \
     python docker/constraints.py --check constraints.txt
 

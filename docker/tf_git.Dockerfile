@@ -29,20 +29,18 @@ COPY jeffnet/__init__.py jeffnet/
 # Without dependencies, so that jaxlib stays; even where the version is the one installed. JAX_RELEASE gives jax the
 # plain version of its tag: as a dev version it would be older than the releases that other packages ask for. objax is
 # built by what newer setuptools lack (pkg_resources); the variable is called otherwise since pip 25.3.
-RUN --mount=type=cache,target=/root/.cache/pip \
-    echo 'setuptools<81' > build.txt; \
+RUN echo 'setuptools<81' > build.txt; \
     export PIP_CONSTRAINT="${PIP_CONSTRAINT:-} build.txt" PIP_BUILD_CONSTRAINT=build.txt; \
     if [ -z "${JAX_REF}" ]; then JAX_REF="$(python docker/constraints.py --jax-tag)"; export JAX_RELEASE=1; fi; \
-    python -m pip install --no-deps --force-reinstall --use-pep517 \
+    python -m pip install --no-cache-dir --no-deps --force-reinstall --use-pep517 \
         "jax @ git+https://github.com/jax-ml/jax@${JAX_REF}" \
         "flax @ git+https://github.com/google/flax@${FLAX_REF}" \
         "optax @ git+https://github.com/google-deepmind/optax@${OPTAX_REF}" \
         "objax @ git+https://github.com/google/objax@${OBJAX_REF}"
 # From here on these four are kept like the base's own.
-RUN --mount=type=cache,target=/root/.cache/pip \
-    touch README.md; \
+RUN touch README.md; \
     python docker/constraints.py --also optax objax > constraints.txt; \
-    python -m pip install --constraint constraints.txt --editable ".[tf-cpu,objax,hf,train]"; \
+    python -m pip install --no-cache-dir --constraint constraints.txt --editable ".[tf-cpu,objax,hf,train]"; \
     python docker/constraints.py --check constraints.txt
 
 # An id may be taken: Ubuntu has a user 1000, whose home a numeric USER would get. The folders are open to any other

@@ -21,10 +21,9 @@ WORKDIR /opt/jeffnet
 COPY docker/constraints.py docker/
 COPY pyproject.toml LICENSE ./
 COPY jeffnet/__init__.py jeffnet/
-RUN --mount=type=cache,target=/root/.cache/pip \
-    touch README.md; \
+RUN touch README.md; \
     python docker/constraints.py --free ${FREE} > constraints.txt; \
-    python -m pip install --constraint constraints.txt --editable ".[tf-cpu,objax,hf,train]"; \
+    python -m pip install --no-cache-dir --constraint constraints.txt --editable ".[tf-cpu,objax,hf,train]"; \
     python docker/constraints.py --check constraints.txt
 
 # An id may be taken: Ubuntu has a user 1000, whose home a numeric USER would get. The folders are open to any other

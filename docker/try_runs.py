@@ -5,8 +5,8 @@
 
 For an image on NVIDIA's base, the environment holds the newest jax, flax and CUDA plugin, labelled as the base's own:
 dev versions, installed from folders. It needs a Python like the images' (3.12), a POSIX shell and a package index.
-Build arguments such as TORCH_INDEX are taken from the environment. Not tried: the base image itself, the user and its
-folders, git (released packages take the place of repositories), GPUs.
+Build arguments such as PIP_EXTRA_INDEX_URL are taken from the environment. Not tried: the base image itself, the user
+and its folders, git (released packages take the place of repositories), GPUs.
 """
 
 import argparse

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
@@ -199,11 +198,12 @@ def test_a_full_disk(monkeypatch, tmp_path):
     assert places.folder('this folder', str(tmp_path), 'cd ').mend == 'cd /a/folder/with/space'
 
 
-def test_little_shared_memory(monkeypatch):
-    if not Path('/dev/shm').is_dir():
-        pytest.skip('this system has none')
+def test_little_shared_memory(monkeypatch, tmp_path):
+    monkeypatch.setattr(places, 'SHARED', tmp_path)
     monkeypatch.setattr(places, 'LEAST_SHARED', 2**80)
     assert '--shm-size' in places.shared_memory().mend
+    monkeypatch.setattr(places, 'SHARED', tmp_path / 'none')
+    assert places.shared_memory().state == 'ok'
 
 
 def test_results_that_differ():

@@ -9,6 +9,7 @@ from jeffnet import machine
 from jeffnet.doctor.finding import Finding
 from jeffnet.doctor.installed import version
 
+SHARED = Path('/dev/shm')
 LEAST_DISK = 2**30  # bytes
 LEAST_SHARED = 2**30  # bytes; Docker gives 64 MiB unless told otherwise, a batch of 256 images takes 150
 
@@ -57,10 +58,9 @@ def folder(name: str, place: str, elsewhere: str) -> Finding:
 
 def shared_memory() -> Finding:
     """The memory through which the workers of a DataLoader hand over batches; little of it while an image is built."""
-    place = Path('/dev/shm')
-    if not place.is_dir():
+    if not SHARED.is_dir():
         return Finding('shared memory', 'ok', 'this system has no /dev/shm')
-    size = shutil.disk_usage(place).total
+    size = shutil.disk_usage(SHARED).total
     if size < LEAST_SHARED and version('torch'):
         return Finding(
             'shared memory', 'warning', f'{size / 2**20:.0f} MiB', 'docker run --ipc=host --shm-size=16g ...'
