@@ -124,6 +124,10 @@ def _framework_of(model, variables: Any = _ALONE) -> str:
                 if framework == 'linen' and not isinstance(variables, Mapping):
                     hint = 'give its variables' if variables is _ALONE else 'pass its variables as well'
                     raise TypeError(f'a Linen module keeps no arrays: {hint}')
+                if framework == 'linen' and variables and not {'params', 'batch_stats'} & set(variables):
+                    raise TypeError(f"expected Linen variables {{'params': ..., ...}}, not a tree of {sorted(variables)}")
+                if framework != 'linen' and variables not in (_ALONE, None):
+                    raise TypeError(f'a module of {framework} keeps its arrays itself: variables are for Linen alone')
                 return framework
     if isinstance(model, Mapping) and variables is _ALONE and {'params', 'batch_stats'} & set(model.keys()):
         return 'linen'

@@ -17,6 +17,7 @@ from jax.extend.core import Jaxpr, Var, jaxprs_in_params
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jeffnet.core import compiler
+from jeffnet.core.inputs import check_batch
 
 # Share of the cache that the widest activations of the images in work should have together. Measured with
 # EfficientNet-B0, ResNet-50 and ViT-S on two cores with 32 MiB of shared cache: smaller blocks read the weights too
@@ -49,8 +50,7 @@ class Predictor:
 
     def __call__(self, images: Any) -> Any:
         """The output for images [N, H, W, C]; it may still be computed when this returns."""
-        if getattr(images, 'ndim', None) != 4:
-            raise ValueError(f'expected images [N, H, W, C], not {described(images)}')
+        check_batch(images)
         if not self.compiled:
             with jax.disable_jit():
                 return self.call(self.variables, jnp.asarray(images))
@@ -114,12 +114,6 @@ def checked(devices: Any) -> list[Any]:
     if len(set(chosen)) < len(chosen):
         raise ValueError(f'devices={devices!r}: names a device twice')
     return chosen
-
-
-def described(images: Any) -> str:
-    """What was given in place of images."""
-    shape = getattr(images, 'shape', None)
-    return type(images).__name__ if shape is None else f'{type(images).__name__} {list(shape)}'
 
 
 def in_blocks(call: Callable, block: int, variables: Any, images: Any) -> Any:

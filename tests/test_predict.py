@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -115,8 +116,19 @@ def test_tensors_of_pytorch_are_images_too(model):
 
 @pytest.mark.parametrize('images', [[[1.0]], None, 1.0, np.float32(1), np.zeros((32, 32, 3))])
 def test_what_are_no_images(model, images):
-    with pytest.raises(ValueError, match=rf'expected images \[N, H, W, C\], not {type(images).__name__}'):
+    what = rf'an array \[N, H, W, C\], not {type(images).__name__}'
+    if isinstance(images, (np.ndarray, np.generic)):
+        what = rf'the shape \[N, H, W, C\], not {re.escape(str(images.shape))}'
+    with pytest.raises(ValueError, match=f'images must .*{what}'):
         jeffnet.predictor(*model)(images)
+
+
+def test_what_are_no_variables(model):
+    module, variables = model
+    with pytest.raises(TypeError, match=r"not a tree of \['bn1', .*'conv_stem'"):
+        jeffnet.predictor(module, variables['params'])
+    with pytest.raises(TypeError, match='nnx keeps its arrays itself'):
+        jeffnet.predictor(jeffnet.create_model(tiny_model.register(), 'nnx'), variables)
 
 
 @pytest.mark.parametrize('devices', [1, 'cpu', [], ['cpu']])

@@ -16,7 +16,6 @@ from PIL import Image
 from benchmarks import parity
 from tests import tiny_imagenet
 from tests.hub_server import HubServer
-from tools import tables
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / 'README.md').read_text()
@@ -124,4 +123,6 @@ def test_links_lead_somewhere():
 
 
 def test_tables_are_those_of_the_committed_results():
-    assert [page for page in tables.PAGES if tables.refresh(ROOT / page, check=True)] == []
+    # In a process of its own: other tests put networks of theirs into this one's table of models.
+    done = subprocess.run([sys.executable, '-m', 'tools.tables', '--check'], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
