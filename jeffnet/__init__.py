@@ -121,13 +121,7 @@ def _framework_of(model, variables: Any = _ALONE) -> str:
     for cls in type(model).__mro__:
         for root, framework in roots.items():
             if cls.__module__.startswith(root):
-                if framework == 'linen' and not isinstance(variables, Mapping):
-                    hint = 'give its variables' if variables is _ALONE else 'pass its variables as well'
-                    raise TypeError(f'a Linen module keeps no arrays: {hint}')
-                if framework == 'linen' and variables and not {'params', 'batch_stats'} & set(variables):
-                    raise TypeError(f"expected Linen variables {{'params': ..., ...}}, not a tree of {sorted(variables)}")
-                if framework != 'linen' and variables not in (_ALONE, None):
-                    raise TypeError(f'a module of {framework} keeps its arrays itself: variables are for Linen alone')
+                _check_variables(framework, variables)
                 return framework
     if isinstance(model, Mapping) and variables is _ALONE and {'params', 'batch_stats'} & set(model.keys()):
         return 'linen'
@@ -135,3 +129,15 @@ def _framework_of(model, variables: Any = _ALONE) -> str:
         "expected an Objax or NNX module, a Linen module with variables, or Linen variables {'params': ..., ...}, "
         f'not {type(model).__name__}'
     )
+
+
+def _check_variables(framework: str, variables: Any) -> None:
+    """Raises TypeError unless a module of this framework is given its variables as it needs them."""
+    if framework != 'linen':
+        if variables is not None and variables is not _ALONE:
+            raise TypeError(f'variables are for Linen: a module of {framework} keeps its arrays itself')
+    elif not isinstance(variables, Mapping):
+        hint = 'give its variables' if variables is _ALONE else 'pass its variables as well'
+        raise TypeError(f'a Linen module keeps no arrays: {hint}')
+    elif variables and not {'params', 'batch_stats'} & set(variables):
+        raise TypeError(f"expected Linen variables {{'params': ..., ...}}, not a tree of {list(variables)}")

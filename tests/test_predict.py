@@ -125,9 +125,9 @@ def test_what_are_no_images(model, images):
 
 def test_what_are_no_variables(model):
     module, variables = model
-    with pytest.raises(TypeError, match=r"not a tree of \['bn1', .*'conv_stem'"):
+    with pytest.raises(TypeError, match=r"not a tree of \[.*'conv_stem'"):
         jeffnet.predictor(module, variables['params'])
-    with pytest.raises(TypeError, match='nnx keeps its arrays itself'):
+    with pytest.raises(TypeError, match='a module of nnx keeps'):
         jeffnet.predictor(jeffnet.create_model(tiny_model.register(), 'nnx'), variables)
 
 
