@@ -8,11 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from jeffnet.data.folder import DataError
-
-
-class InputError(ValueError):
-    """What the user can mend: an argument, a file, a missing package."""
+from jeffnet.faults import InputError as InputError
 
 
 class Parser(argparse.ArgumentParser):
@@ -29,7 +25,7 @@ def guarded(command: Callable[[], int]) -> int:
     except BrokenPipeError:  # the reader of the output, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it ends
         return 0
-    except (InputError, DataError, ConnectionError) as error:  # the last: weights could not be fetched
+    except (InputError, ConnectionError) as error:  # the last: weights could not be fetched
         return stop(error, 2)
     except KeyboardInterrupt:
         return stop('interrupted', 130)

@@ -2,8 +2,10 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
@@ -12,6 +14,7 @@ from jeffnet.doctor import __main__ as command
 from jeffnet.doctor import accelerators, checks, installed, places
 from jeffnet.doctor.finding import Finding
 
+ROOT = Path(__file__).parents[1]
 CPU = {'platform': 'cpu', 'kind': 'cpu', 'count': 1, 'memory': None}
 
 
@@ -32,6 +35,25 @@ def test_this_environment_is_well():
     assert found['objax']['found'].endswith('with the logits of linen')
     assert found['torch']['found'].endswith('with the pixels of tf')
     assert {'compiled programs', 'published weights', 'data sets', 'shared memory', 'gpu', 'tpu'} <= found.keys()
+
+
+def test_where_nothing_is_installed(tmp_path):
+    subprocess.run([sys.executable, '-m', 'venv', '--without-pip', tmp_path / 'bare'], check=True)
+    python = tmp_path / 'bare/bin/python'
+    run = subprocess.run([python, '-m', 'jeffnet.doctor'], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert run.returncode == 1 and not run.stderr
+    mended = r'FAILED packages +jeffnet runs from a folder.*\n +.*bare/bin/python -m pip install -e \.'
+    assert re.search(mended, run.stdout)
+    assert 'linen' not in run.stdout and run.stdout.endswith('failed: packages\n')
+
+
+def test_an_essential_package_that_is_gone(monkeypatch):
+    there = installed.version
+    monkeypatch.setattr(installed, 'version', lambda name: None if name == 'packaging' else there(name))
+    found = list(checks.findings())
+    (bad,) = (finding for finding in found if finding.state == 'failed')
+    assert (bad.name, bad.found) == ('packages', 'packaging not installed') and bad.mend.endswith(' install packaging')
+    assert 'linen' not in {finding.name for finding in found}
 
 
 def test_a_library_that_ends_the_process_is_one_failure(tmp_path):

@@ -294,6 +294,23 @@ def test_command_line_errors_are_one_line_and_status_2():
     assert (done.returncode, done.stderr) == (2, 'pt_linen_train.py: config.optimiser is no key; closest: optimizer\n')
 
 
+@pytest.mark.parametrize(
+    ('line', 'told'),
+    [("config = int('many')", "FILE, line 2: ValueError: invalid literal for int() with base 10: 'many'"),
+     ('config.model.size = 1', "FILE, line 2: NameError: name 'config' is not defined"),
+     ('import nowhere', "FILE, line 2: ModuleNotFoundError: No module named 'nowhere'"),
+     ('config = ml_collections.ConfigDict().model', 'FILE, line 2: AttributeError: "\'model\'"'),
+     ('config = None', 'get_config() of this file returns None, and not a configuration')],
+)  # fmt: skip
+def test_errors_of_a_configuration_name_its_line(tmp_path, line, told):
+    file = tmp_path / 'own.py'
+    file.write_text(f'def get_config():\n    {line}\n    return config\n\n\nimport ml_collections\n')
+    command = [sys.executable, ROOT / 'pt_linen_train.py', '--config', file]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    last = done.stderr.splitlines()[-1]
+    assert (done.returncode, last) == (2, f'pt_linen_train.py: --config: {told.replace("FILE", str(file))}')
+
+
 def test_validation_batches_are_shared_evenly_among_devices():
     config = default_config()
     config.update(batch_size=8, eval_batch_size=3)

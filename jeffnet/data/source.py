@@ -1,13 +1,11 @@
-"""What a set of labelled images is to the readers, and the error of a faulty one."""
+"""What a set of labelled images is to the readers, and what takes the place of an image that cannot be read."""
 
 from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
 
-
-class DataError(ValueError):
-    """The data set is at fault, not the program: the message names the path, the cause and what to do."""
+from jeffnet.faults import DataError as DataError
 
 
 class Source(Protocol):

@@ -1,4 +1,4 @@
-"""What the doctor looks at. Nothing of JAX, TensorFlow or PyTorch is imported here: `live` runs them apart."""
+"""What the doctor looks at. No package is imported here, since it may be broken or missing: `live` runs them apart."""
 
 import os
 import platform
@@ -7,8 +7,6 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
-
-import numpy as np
 
 from jeffnet.doctor import installed, places
 from jeffnet.doctor.accelerators import accelerators
@@ -34,10 +32,16 @@ def findings() -> Iterator[Finding]:
     yield Finding('python', 'ok', f'{platform.python_version()}, {sys.executable}')
     yield Finding('system', 'ok', f'{platform.platform()}, {os.cpu_count()} cores')
     yield installed.packages()
-    for extra, purpose in OTHER_EXTRAS.items():
-        yield installed.extra(extra, purpose)
     yield from places.folders()
     yield places.shared_memory()
+    if not installed.missing():
+        yield from parts()
+
+
+def parts() -> Iterator[Finding]:
+    """What there is to run, and what of it runs."""
+    for extra, purpose in OTHER_EXTRAS.items():
+        yield installed.extra(extra, purpose)
     absent = {name: missing for name in ('objax', *READERS) if (missing := installed.lacking(name))}
     names = [name for name in ('devices', *FRAMEWORKS, *READERS) if name not in absent]
     with ThreadPoolExecutor(min(len(names), os.cpu_count() or 1)) as pool:
@@ -61,9 +65,10 @@ def compared(names: list[str], results: dict[str, Any], describe: Callable) -> I
 
 def framework(name: str, result: dict[str, Any], other: dict[str, Any], first: str) -> Finding:
     """A framework that ran: whether with the logits of the first."""
-    error = np.abs(np.subtract(result['logits'], other['logits'])).max()
-    if not error < TOLERANCE:  # nor not-a-number
-        return Finding(name, 'failed', f'the logits differ by {error:.1e} from those of {first}', again(name))
+    errors = [abs(own - their) for own, their in zip(result['logits'], other['logits'], strict=True)]
+    wrong = [error for error in errors if not error < TOLERANCE]  # nor not-a-number
+    if wrong:
+        return Finding(name, 'failed', f'the logits differ by {max(wrong):.1e} from those of {first}', again(name))
     return Finding(name, 'ok', 'a small network ran' + (f', with the logits of {first}' if first else ''))
 
 

@@ -8,6 +8,7 @@ import sys
 import traceback
 from pathlib import Path
 
+import ml_collections
 from absl import app, flags, logging
 from ml_collections import config_flags
 
@@ -53,27 +54,51 @@ def parse(arguments: list[str]) -> list[str]:
     """Parses the flags of the configuration, or ends the program with status 2."""
     try:
         rest = flags.FLAGS(arguments)
-        if flags.FLAGS.config is None:
+        if not flags.FLAGS['config'].present:
             sys.exit(stop(f'--config FILE is missing; recipes that come along: {", ".join(recipes.names())}', 2))
+        if flags.FLAGS.config is None:
+            sys.exit(stop('--config: get_config() of this file returns None, and not a configuration', 2))
         flags.FLAGS.config.keys()  # a file that cannot be read fails here, at its first use
-    except flags.Error as error:
-        sys.exit(stop(error, 2))
-    except OSError as error:
-        sys.exit(stop(f'--config: {str(error).splitlines()[-1]}', 2))
     except SyntaxError as error:
         sys.exit(stop(f'--config: {error.filename}, line {error.lineno}: {error.msg}', 2))
-    except (ImportError, NameError, TypeError, ValueError) as error:
-        sys.exit(stop(f'--config: {type(error).__name__}: {str(error).splitlines()[-1]}', 2))
-    except (AttributeError, KeyError) as error:
-        if 'get_config' in str(error):
-            sys.exit(stop('--config: the file defines no function get_config(); see train_configs/', 2))
-        # Otherwise it is of a --config.KEY that the configuration has not.
-        sys.exit(stop(unknown_key(re.findall(r'\w+', str(error.args[0]))[0]), 2))
+    except Exception as error:
+        told = fault_of_file(error) or fault_of_flag(error)
+        if told is None:
+            raise
+        sys.exit(stop(told, 2))
     if len(rest) > 1:
         sys.exit(stop(f'unexpected argument {rest[1]!r}; a key is changed by --config.KEY=VALUE', 2))
     if flags.FLAGS['verbosity'].using_default_value:
         flags.FLAGS.verbosity = logging.WARNING  # what jax tells at level info is of no use here
     return rest
+
+
+def fault_of_file(error: BaseException | None) -> str | None:
+    """What is wrong in the file of a configuration, if the error was raised by what it calls."""
+    libraries = [Path(module.__file__).parent for module in (flags, ml_collections)]
+    while error:
+        frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith('<')]
+        loaders = [i for i, frame in enumerate(frames) if frame.filename == config_flags.config_flags.__file__]
+        called = frames[loaders[-1] + 1 :] if loaders else []
+        if called and not {*libraries} & {*Path(called[0].filename).parents}:
+            place = [frame for frame in called if frame.filename == called[0].filename][-1]
+            return f'--config: {place.filename}, line {place.lineno}: {type(error).__name__}: {error}'
+        error = error.__context__  # absl and ml_collections raise errors again, without their place
+    return None
+
+
+def fault_of_flag(error: Exception) -> str | None:
+    """What is wrong with the flags of the configuration; None for what they cannot cause."""
+    if isinstance(error, flags.Error):
+        return str(error)
+    if isinstance(error, (AttributeError, KeyError)):
+        if 'get_config' in str(error):
+            return '--config: the file defines no function get_config(); see train_configs/'
+        text = str(error.args[0])  # of --config.KEY: the key, or a sentence that ends in it
+        return unknown_key(re.findall(r'[\w.]+', text)[-1 if 'lookup: ' in text else 0])
+    if isinstance(error, (OSError, TypeError, ValueError)):
+        return f'--config: {str(error).splitlines()[-1]}'
+    return None
 
 
 def train(config: Config, pipeline: str, framework: str, own: argparse.Namespace) -> int:
