@@ -75,7 +75,7 @@ def parse(arguments: list[str]) -> list[str]:
 
 def fault_of_file(error: BaseException | None) -> str | None:
     """What is wrong in the file of a configuration, if the error was raised by what it calls."""
-    libraries = [Path(module.__file__).parent for module in (flags, ml_collections)]
+    libraries = [Path(str(module.__file__)).parent for module in (flags, ml_collections)]
     while error:
         frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith('<')]
         loaders = [i for i, frame in enumerate(frames) if frame.filename == config_flags.config_flags.__file__]
