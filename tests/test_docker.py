@@ -139,6 +139,7 @@ def test_compose_names_the_dockerfiles_and_shares_memory():
         assert service['ipc'] == 'host' and service['ulimits'] == {'memlock': -1, 'stack': 67108864}
         assert set(service['build']['args']) <= arguments(ROOT / service['build']['dockerfile'])
         assert ('deploy' in service) == (name != 'cpu')
+        assert service['profiles']  # a plain `docker compose up` starts none
         named = {
             volume.partition(':-')[2].partition('}')[0] or volume.partition(':')[0] for volume in service['volumes']
         }
