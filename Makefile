@@ -25,11 +25,11 @@ demo: $(READY)  ## train on real digits, then validate with every framework and 
 	$(BIN)/python -m jeffnet.demo
 
 test: $(READY)  ## the test suite that CI runs
-	$(BIN)/python -m pytest -n 2 -q tests
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q tests
 
 # Its own compilation cache: programs compiled by another jaxlib are of no use.
 test-newest: $(NEWEST)/.ready  ## the framework tests on the newest Python and JAX found
-	JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax-newest $(NEWEST)/bin/python -m pytest -n 2 -q $(wildcard $(NEWEST_TESTS))
+	JAX_COMPILATION_CACHE_DIR=$(CURDIR)/.cache/jax-newest $(NEWEST)/bin/python -m pytest -n 2 --dist worksteal -q $(wildcard $(NEWEST_TESTS))
 
 parity: $(READY)  ## every variant against its reference; writes results/parity.csv
 	$(BIN)/python -m benchmarks.parity --out results/parity.csv

@@ -96,13 +96,13 @@ def predictor(
     operation on one device, for debugging. `fuse=True` runs what `jeffnet.fuse` makes of the model, or the model as it
     is: where that would raise TypeError, and in float64, which is asked for to see the last digits.
     """
-    from jeffnet.predict import Predictor
+    from jeffnet.predict import Predictor, forward_pass
 
     back_end = _back_end(_framework_of(model, variables))
     if fuse:
         fusion = importlib.import_module('jeffnet.fusion')
         model, variables = fusion.fused_or_given(back_end, model, variables)
-    call, variables = back_end.pure(model, variables)
+    call, variables = forward_pass(back_end, model, variables)
     return Predictor(call, variables, devices=devices, compiled=compiled)
 
 
@@ -121,7 +121,7 @@ def _framework_of(model, variables: Any = _ALONE) -> str:
     for cls in type(model).__mro__:
         for root, framework in roots.items():
             if cls.__module__.startswith(root):
-                _check_variables(framework, variables)
+                _check_variables(model, framework, variables)
                 return framework
     if isinstance(model, Mapping) and variables is _ALONE and {'params', 'batch_stats'} & set(model.keys()):
         return 'linen'
@@ -131,7 +131,7 @@ def _framework_of(model, variables: Any = _ALONE) -> str:
     )
 
 
-def _check_variables(framework: str, variables: Any) -> None:
+def _check_variables(model: Any, framework: str, variables: Any) -> None:
     """Raises TypeError unless a module of this framework is given its variables as it needs them."""
     if framework != 'linen':
         if variables is not None and variables is not _ALONE:
@@ -139,5 +139,5 @@ def _check_variables(framework: str, variables: Any) -> None:
     elif not isinstance(variables, Mapping):
         hint = 'give its variables' if variables is _ALONE else 'pass its variables as well'
         raise TypeError(f'a Linen module keeps no arrays: {hint}')
-    elif variables and not {'params', 'batch_stats'} & set(variables):
+    elif hasattr(model, 'policy') and not {'params', 'batch_stats'} & set(variables):  # a network of jeffnet
         raise TypeError(f"expected Linen variables {{'params': ..., ...}}, not a tree of {list(variables)}")

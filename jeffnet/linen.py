@@ -40,6 +40,11 @@ class LinenBlock(nn.Module):
         return x
 
 
+def _shape_alone(key, shape, dtype):
+    """An initialiser of which only the shape matters."""
+    return jnp.zeros(shape, dtype)
+
+
 def _native(module, name, value):
     """What assigning `value` to an attribute of a module stores there."""
     if isinstance(value, list):
@@ -49,7 +54,9 @@ def _native(module, name, value):
         # As in flax.linen.BatchNorm, initialisation in training mode leaves the initial statistics alone.
         return types.SimpleNamespace(value=variable.value) if module.is_initializing() else variable
     if isinstance(value, Param):
-        return module.param(name, value.init, value.shape, jnp.float32)
+        # Of an array that is there, Flax traces the initialiser for its shape, half of the time that tracing takes.
+        start = _shape_alone if module.has_variable('params', name) else value.init
+        return module.param(name, start, value.shape, jnp.float32)
     if isinstance(value, Keys):
         return functools.partial(module.make_rng, 'dropout')
     if isinstance(value, Block) and not value.native:

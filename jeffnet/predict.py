@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from jax.extend.core import Jaxpr, Var, jaxprs_in_params
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from jeffnet.core import compiler
+from jeffnet.core.block import Block
 from jeffnet.core.inputs import check_batch
 
 # Share of the cache that the widest activations of the images in work should have together. Measured with
@@ -102,6 +104,23 @@ class Predictor:
     def outputs(self, images: Any) -> Any:
         """Shape and type of the output for images [N, H, W, C], or for their `jax.ShapeDtypeStruct`; nothing is run."""
         return jax.eval_shape(self.call, self.variables, images)
+
+
+def forward_pass(back_end: ModuleType, model: Any, variables: dict | None) -> tuple[Callable, Any]:
+    """The forward pass as a pure function of variables and images, and the variables.
+
+    That of a network of jeffnet takes them by flat name: the program is then the same in every framework, and once
+    compiled for one it is found in the compilation cache by all.
+    """
+    if not isinstance(model, Block) or set(variables or ()) - {'params', 'batch_stats'}:
+        return back_end.pure(model, variables)
+    call, params, stats = back_end.functional(model, variables)
+
+    def forward(values, images):
+        parts = ({name: values[name] for name in part} for part in (params, stats))
+        return call(*parts, images)[0]
+
+    return forward, params | stats
 
 
 def checked(devices: Any) -> list[Any]:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,6 +58,29 @@ def test_lanes_and_blocks_give_the_numbers_of_the_whole(model, monkeypatch, coun
 
 def test_a_single_cpu_has_a_lane_for_each_core(model):
     assert jeffnet.predictor(*model).lanes == len(os.sched_getaffinity(0))
+
+
+@pytest.mark.parametrize('name', ['tf_tiny', 'pt_tiny_vit'])
+def test_every_framework_has_the_same_program(name):
+    programs = set()
+    for framework in jeffnet.FRAMEWORKS:
+        made = jeffnet.create_model(tiny_model.register(name), framework, num_classes=3)
+        run = jeffnet.predictor(*made) if framework == 'linen' else jeffnet.predictor(made)
+        images = jax.ShapeDtypeStruct((2, 32, 32, 3), np.float32)
+        programs.add(jax.jit(run.call).lower(run.variables, images).as_text())
+    assert len(programs) == 1  # so the compilation cache has it for all of them
+
+
+def test_a_module_with_collections_of_its_own():
+    class Counting(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            return x.mean((1, 2)) + self.variable('constants', 'shift', lambda: jnp.ones(3)).value
+
+    module = Counting()
+    variables = module.init(jax.random.key(0), jnp.zeros((1, 8, 8, 3)))
+    x = RNG.normal(size=(2, 8, 8, 3)).astype(np.float32)
+    np.testing.assert_allclose(jeffnet.predictor(module, variables)(x), x.mean((1, 2)) + 1, **CLOSE)
 
 
 def test_lists_of_feature_maps_come_in_lanes_and_blocks_too(monkeypatch):

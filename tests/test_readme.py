@@ -82,7 +82,8 @@ def run(workshop, command: str):
     if program == 'make':  # CI runs these by themselves
         words, place = ['make', '-n', *rest], ROOT
     elif program == 'pip':
-        words, place = [str(Path(sys.executable).with_name('uv')), 'pip', *rest, '--dry-run'], ROOT
+        words = [str(Path(sys.executable).with_name('uv')), 'pip', *rest, '--dry-run', '--python', sys.executable]
+        place = ROOT
         if not Path(words[0]).exists():
             words = [sys.executable, '-m', 'pip', *rest, '--dry-run']
     elif program == 'docker':  # there is no engine here; tests/test_docker.py looks into the file

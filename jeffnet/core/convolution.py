@@ -162,5 +162,7 @@ def _in_groups(one, other, *, wanted: str, geometry: Geometry):
     return convolution_cpu.split(kernel, geometry, together) if together > 1 else kernel
 
 
-mlir.register_lowering(convolution_p, mlir.lower_fun(_native, multiple_results=False))
-mlir.register_lowering(convolution_p, mlir.lower_fun(_on_cpu, multiple_results=False), platform='cpu')
+# Compiled functions, so that layers of equal shapes are traced and written into a program once.
+for function, platform in ((_native, None), (_on_cpu, 'cpu')):
+    lowered = mlir.lower_fun(jax.jit(function, static_argnames=('wanted', 'geometry')), multiple_results=False)
+    mlir.register_lowering(convolution_p, lowered, platform=platform)
