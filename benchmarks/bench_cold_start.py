@@ -30,6 +30,7 @@ SIDES = {
        for cache in ('warm', 'cold')},
     'timm': ('timm', 'warm'),
 }  # fmt: skip
+OF_MAKE = ('JAX_COMPILATION_CACHE_DIR', 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS')  # which users do not set
 COLD_BAR = 4.0  # seconds beyond the imports
 JEFFNET = """
 import json, sys, time
@@ -76,9 +77,8 @@ def start(side: str, name: str, weights: Path, images: Path, folder: Path) -> di
     kind, cache = SIDES[side]
     with tempfile.TemporaryDirectory() as empty:
         home = folder / side.replace(' ', '-') if cache == 'warm' else Path(empty)
-        environment = os.environ | {'XDG_CACHE_HOME': str(home)}
-        for name in ('JAX_COMPILATION_CACHE_DIR', 'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS'):  # make sets them
-            environment.pop(name, None)
+        environment = {key: value for key, value in os.environ.items() if key not in OF_MAKE}
+        environment['XDG_CACHE_HOME'] = str(home)
         code = (TIMM if kind == 'timm' else JEFFNET) + TOLD
         began = time.time()
         done = subprocess.run(
