@@ -142,7 +142,7 @@ def functional(model: nnx.Module, variables=None):
             else:
                 state.append((path, variable.replace(values.get(_flat(path), variable.get_value()))))
         merged = nnx.merge(graph, nnx.from_flat_state(state))
-        out = merged(x, training=key is not None)
+        out = merged(x) if key is None else merged(x, training=True)  # a module without the two has no such argument
         return out, {name: value for name, value in flat_variables(merged).items() if name in stats}
 
     parts = (nnx.to_flat_state(nnx.state(model, kind)) for kind in (nnx.Param, nnx.BatchStat))

@@ -134,7 +134,8 @@ def functional(model: objax.Module, variables=None):
         values = {**params, **stats}
         seed = random_state if key is None else [jax.random.key_data(key)] * len(names)
         tensors = [seed[i] if name is None else values[name] for i, name in enumerate(names)]
-        out, after = _called(model, tensors, x, training=key is not None)
+        mode = {} if key is None else {'training': True}  # a module without the two has no such argument
+        out, after = _called(model, tensors, x, **mode)
         return out, {name: tensor for name, tensor in zip(names, after, strict=True) if name in stats}
 
     trained = {flat[id(v)]: v.value for v in kept if isinstance(v, objax.TrainVar)}

@@ -1,5 +1,6 @@
 """The predictor: the same numbers in blocks, on several devices, inside a caller's program and uncompiled."""
 
+import importlib
 import json
 import math
 import os
@@ -16,7 +17,9 @@ import pytest
 
 import jeffnet
 from jeffnet import predict
+from jeffnet.core.block import PYTORCH
 from jeffnet.core.convolution import convolve
+from jeffnet.core.layers import Conv
 from jeffnet.core.pooling import global_avg_pool
 from tests import tiny_model
 
@@ -69,6 +72,15 @@ def test_every_framework_has_the_same_program(name):
         images = jax.ShapeDtypeStruct((2, 32, 32, 3), np.float32)
         programs.add(jax.jit(run.call).lower(run.variables, images).as_text())
     assert len(programs) == 1  # so the compilation cache has it for all of them
+
+
+@pytest.mark.parametrize('fuse', [True, False])
+@pytest.mark.parametrize('framework', jeffnet.FRAMEWORKS)
+def test_a_module_without_a_training_mode(framework, fuse):
+    made = importlib.import_module(f'jeffnet.{framework}').assemble(Conv(3, 4, 3), PYTORCH, None)
+    x = RNG.normal(size=(2, 8, 8, 3)).astype(np.float32)
+    made, expected = (made, made[0].apply(made[1], x)) if framework == 'linen' else ((made,), made(x))
+    np.testing.assert_allclose(jeffnet.predictor(*made, fuse=fuse)(x), expected, **CLOSE)
 
 
 def test_a_module_with_collections_of_its_own():
