@@ -16,6 +16,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[1]
 # Most of the time of these runs is that of compilation, which takes half as long without optimization.
 QUICKLY = '--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true'
+STEPS = 30  # of CONFIG, with the 40 images of `write_images`
 CONFIG = """
 from jeffnet.train import default_config
 from tests.tiny_model import register
@@ -26,7 +27,7 @@ def get_config():
     config.model = register()
     config.image_size = 32
     config.batch_size = 16
-    config.epochs = 24.0  # of 40 images: 60 steps
+    config.epochs = 12.0
     config.warmup_epochs = 1.0
     config.optimizer = 'adamw'
     config.learning_rate = 3e-3
@@ -39,7 +40,7 @@ def get_config():
     config.augmentation.auto = 'rand-m9-mstd0.5'
     config.workers = 0
     config.log_every_steps = 7
-    config.eval_every_epochs = 8.0
+    config.eval_every_epochs = 4.0
     config.checkpoint_every_steps = 5
     config.tensorboard = False
     return config

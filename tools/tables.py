@@ -34,7 +34,8 @@ FAMILIES = {
 }
 NETWORKS = {
     'efficientnet_b0': 'EfficientNet-B0', 'mobilenetv3_large_100': 'MobileNetV3-L', 'mixnet_s': 'MixNet-S',
-    'resnet50': 'ResNet-50', 'vit_small_patch16_224': 'ViT-S/16',
+    'resnet50': 'ResNet-50', 'vit_small_patch16_224': 'ViT-S/16', 'efficientnet_b7': 'EfficientNet-B7',
+    'vit_base_patch16_224': 'ViT-B/16',
 }  # fmt: skip
 SIDES = {
     'jeffnet linen': 'jeffnet', 'timm compiled': 'timm, torch.compile', 'timm': 'timm',
@@ -112,9 +113,7 @@ def speeds(name: str, **chosen: str) -> dict[str, dict[str, list[str]]]:
 def inference() -> str:
     """Images per second at both batch sizes, each side in its default process."""
     found = speeds('bench-inference', allocator='default')
-    rows = [
-        [title, *(' / '.join(found[model].get(side, ['-'])) for side in SIDES)] for model, title in NETWORKS.items()
-    ]
+    rows = [[NETWORKS[model], *(' / '.join(of.get(side, ['-'])) for side in SIDES)] for model, of in found.items()]
     return markdown(['', *SIDES.values()], rows) + machine('bench-inference')
 
 
@@ -138,6 +137,15 @@ def cold_start() -> str:
     return markdown(['', *sides], rows) + machine('bench-cold-start')
 
 
+def compiling() -> str:
+    """Seconds that programs take to compile, of inference and of a training step."""
+    found = {(row['model'], row['job'], row['side']): row['seconds'] for row in rows_of('bench-compile')}
+    models, jobs, sides = (dict.fromkeys(key[i] for key in found) for i in (0, 1, 2))
+    columns = [(job, side) for job in jobs for side in sides]
+    rows = [[NETWORKS[model], *(found.get((model, *column), '-') for column in columns)] for model in models]
+    return markdown(['', *(f'{job}: {SIDES[side]}' for job, side in columns)], rows) + machine('bench-compile')
+
+
 def parity() -> str:
     """How far every network is from its reference, in float32."""
     rows = rows_of('parity', dtype='float32')
@@ -157,6 +165,7 @@ TABLES: dict[str, Callable[[], str]] = {
     'inference': inference,
     'training': training,
     'cold-start': cold_start,
+    'compile': compiling,
     'parity': parity,
 }
 
