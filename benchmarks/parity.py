@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
@@ -166,33 +167,36 @@ def sizes_of(name: str) -> tuple[tuple[int, int], ...]:
     return PATCH_SIZES if has_positions(name) else SIZES
 
 
-def compare_sizes(name: str, model: torch.nn.Module, weights: Path, dtype=np.float32) -> list[dict]:
+def compare_sizes(name: str, model: torch.nn.Module, weights: Path, sizes, dtype=np.float32) -> list[dict]:
     """The rows of all image sizes; for each, both sides make a network with a position table anew and resample it."""
     if not has_positions(name):
-        return compare(name, model, weights, SIZES, dtype)
+        return compare(name, model, weights, sizes, dtype)
     rows = []
-    for size in PATCH_SIZES:
+    for size in sizes:
         resized = copy.deepcopy(model).float()
         resized.set_input_size(size)
         rows += compare(name, resized, weights, (size,), dtype, image_size=size)
     return rows
 
 
-def prove(name: str) -> list[dict]:
-    """All rows of one name: float32, and float64 for deep networks and wherever float32 is too coarse to tell."""
+def prove(name: str, sizes: Sequence[tuple[int, int]] = ()) -> list[dict]:
+    """The rows of one name, of all sizes unless some are given.
+
+    In float32, and in float64 for deep networks and wherever float32 is too coarse to tell.
+    """
     info = jeffnet.model_info(name)
-    rows = []
+    rows, sizes = [], sizes or sizes_of(name)
     with tempfile.TemporaryDirectory() as folder:
         model = reference(name)
         if info.options.get('stride_in_projection'):
             move_stride_to_projection(model)
         weights = save_weights(model, Path(folder) / 'model.safetensors')
-        rows += compare_sizes(name, model, weights)
+        rows += compare_sizes(name, model, weights, sizes)
         shaky = any(float(row['bar']) > BAR32 for row in rows)
         if shaky or info.arch.split('_')[-1] in DEEP:
             jax.config.update('jax_enable_x64', True)
             try:
-                rows += compare_sizes(name, model, weights, np.float64)
+                rows += compare_sizes(name, model, weights, sizes, np.float64)
             finally:
                 jax.config.update('jax_enable_x64', False)
     jax.clear_caches()

@@ -22,6 +22,7 @@ from jeffnet.core.derive import fields
 from jeffnet.models.efficientnet import EfficientNet
 from jeffnet.models.mobile_blocks import InvertedResidual
 from jeffnet.objax_import import objax
+from tests.tiny_model import register
 
 NAME = 'pt_mnasnet_small'
 OPTIONS = {'num_classes': 5}
@@ -98,9 +99,10 @@ def gradients_and_statistics(framework, module, variables):
 
 
 def test_one_training_step_has_equal_gradients_and_statistics():
-    found = {f: gradients_and_statistics(f, *made(f, **OPTIONS)) for f in jeffnet.FRAMEWORKS}
+    tiny = register()
+    found = {f: gradients_and_statistics(f, *made(f, tiny, **OPTIONS)) for f in jeffnet.FRAMEWORKS}
     grads, after = found['linen']
-    before = flat(*made('linen', **OPTIONS))
+    before = flat(*made('linen', tiny, **OPTIONS))
     assert np.abs(after['bn1.mean'] - before['bn1.mean']).max() > 0
     assert all(np.abs(g).max() > 0 for g in grads.values())
     for framework in ('objax', 'nnx'):
@@ -153,8 +155,9 @@ def test_linen_tree_and_init(models):
     module, variables = models['linen']
     assert isinstance(module, nn.Module) and set(variables) == {'params', 'batch_stats'}
     assert variables['params']['blocks_0_0']['conv_dw']['kernel'].shape == (3, 3, 1, 8)
-    fresh = module.init(jax.random.key(0), X)
+    fresh = jax.jit(module.init)(jax.random.key(0), X)
     assert jax.tree.map(jnp.shape, fresh) == jax.tree.map(jnp.shape, variables)
+    module, _ = made('linen', register(), **OPTIONS)  # init as it is, operation by operation
     trained = module.init(jax.random.key(0), X, training=True)  # as flax's own: init leaves the statistics alone
     assert np.abs(trained['batch_stats']['bn1']['mean']).max() == 0
 
@@ -244,7 +247,7 @@ def test_linen_remat():
 
 
 def test_objax_trains_saves_and_loads(tmp_path, monkeypatch):
-    model, _ = made('objax', drop_rate=0.2, drop_path_rate=0.2, **OPTIONS)
+    model, _ = made('objax', register(), drop_rate=0.2, drop_path_rate=0.2, **OPTIONS)
     assert isinstance(model, objax.Module) and isinstance(model.blocks[1][0].conv_dw.kernel, objax.TrainVar)
     grad = objax.GradValues(lambda x: loss(model(x, training=True)), model.vars())
     optimizer = objax.optimizer.Adam(model.vars())  # the first gradients are large: four images make poor statistics
@@ -260,7 +263,7 @@ def test_objax_trains_saves_and_loads(tmp_path, monkeypatch):
     assert min(losses) < losses[0] / 2 and np.isfinite(losses).all()
     path = str(tmp_path / 'model.npz')
     objax.io.save_var_collection(path, model.vars())
-    other, _ = made('objax', seed=3, drop_rate=0.2, drop_path_rate=0.2, **OPTIONS)
+    other, _ = made('objax', register(), seed=3, drop_rate=0.2, drop_path_rate=0.2, **OPTIONS)
     objax.io.load_var_collection(path, other.vars())
     np.testing.assert_array_equal(jeffnet.predictor(other)(X), jeffnet.predictor(model)(X))
     monkeypatch.setattr(compiler, 'options', lambda *_: {})  # objax.Jit has none
@@ -282,7 +285,7 @@ def test_objax_predictor_is_safe_in_threads():
 
 
 def test_nnx_trains_splits_and_pickles():
-    model, _ = made('nnx', drop_rate=0.2, drop_path_rate=0.2, **OPTIONS)
+    model, _ = made('nnx', register(), drop_rate=0.2, drop_path_rate=0.2, **OPTIONS)
     assert isinstance(model, nnx.Module) and isinstance(model.blocks[1][0].conv_dw.kernel, nnx.Param)
     optimizer = nnx.Optimizer(model, optax.adam(0.001), wrt=nnx.Param)
 

@@ -94,7 +94,7 @@ CHEAPEST = (
 
 @pytest.mark.parametrize('name', CHEAPEST)
 def test_logits_are_those_of_timm(name):
-    for row in parity.prove(name):
+    for row in parity.prove(name, sizes=((76, 50),)):  # sides that are even and odd, from one stage to the next
         assert row['ok'], row
 
 
@@ -219,8 +219,9 @@ def test_drop_path_keeps_the_mean_in_training():
     np.testing.assert_allclose((y - x).mean(0), kept * (1 - dropped.mean()), rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize('framework', jeffnet.FRAMEWORKS)
-@pytest.mark.parametrize('name', ['tf_mixnet_s', 'tf_efficientnet_es'])
+@pytest.mark.parametrize(
+    ('framework', 'name'), [('linen', 'tf_mixnet_s'), ('nnx', 'tf_efficientnet_es'), ('objax', 'tf_efficientnet_es')]
+)
 def test_trains_under_jit(framework, name):
     if framework == 'linen':
         module, variables = jeffnet.create_model(name, num_classes=3, drop_rate=0.2, drop_path_rate=0.2)

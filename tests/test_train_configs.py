@@ -26,6 +26,9 @@ TINY = {'efficientnet': '{flavour}_tiny', 'resnet': 'pt_tiny_resnet', 'vit': 'pt
 # Most of the time here is that of compilation, which takes half as long so.
 QUICKLY = {'xla_backend_optimization_level': 0, 'xla_llvm_disable_expensive_passes': True}
 
+# But for sizes and rates of dropout these are the recipes of B0 and B7: that they can be prepared is enough.
+ALIKE = [f'tf_efficientnet_b{i}_aa' for i in range(1, 7)]
+
 every_recipe = pytest.mark.parametrize('path', RECIPES, ids=lambda path: path.stem)
 
 
@@ -161,6 +164,8 @@ def test_one_step_of_a_small_copy(path, images, tmp_path):
 
     plan = prepare(small, reader, framework)
     assert (plan.steps, plan.images, float(plan.schedule(0))) == (1, BATCH, pytest.approx(peak(config), rel=1e-6))
+    if path.stem in ALIKE:
+        return
     batch = split(plan.mesh, next(plan.batches(0, 0)))
     assert np.isfinite(np.asarray(batch['image'])).all() and batch['image'].shape == (BATCH, 32, 32, 3)
     before = jax.tree.map(np.asarray, plan.state.params)

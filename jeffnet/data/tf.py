@@ -108,6 +108,7 @@ class Pass:
     def one_by_one(self, step: int, error: tf.errors.OpError) -> Rows:
         """The readable images of one batch, and the faults of the others; raises the first unless they are skipped."""
         window = self.feed.examples().skip(step * self.batch_size).take(self.batch_size)
+        prepared = window.map(self.prepare).as_numpy_iterator()  # goes on behind an image that fails
         names, images, labels, good, faults = [], [], [], [], []
         try:
             examples = list(window)
@@ -116,7 +117,7 @@ class Pass:
         for row, example in enumerate(examples):
             names.append(os.fsdecode(example[0].numpy()))
             try:
-                image, label, _ = next(tf.data.Dataset.from_tensors(example).map(self.prepare).as_numpy_iterator())
+                image, label, _ = next(prepared)
             except tf.errors.OpError as cause:
                 faults.append(self.fault(names[-1], example[1], cause))
                 continue
