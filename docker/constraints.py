@@ -30,13 +30,15 @@ def main() -> int:
     args = parser.parse_args()
     args.also, args.free = ([normalised(name) for name in names] for names in (args.also, args.free))
     found = installed()
-    missing = [name for name in (*NEEDED, *args.also) if name not in found]
+    missing = [name for name in (*NEEDED, *args.also, *args.free) if name not in found]
     if missing:
         print(f'constraints: {", ".join(missing)} not installed', file=sys.stderr)
         return 1
     if args.jax_tag:
         print(jax_tag(found['jaxlib']))
         return 0
+    if args.check and not args.check.is_file():
+        parser.error(f'--check {args.check}: there is no such file')
     if args.check:
         return check(found, read(args.check.read_text()))
     for name in sorted(found):

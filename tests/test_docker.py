@@ -244,6 +244,13 @@ def test_constraints_catch_a_removed_package_and_tell_of_added_libraries(environ
     assert result.returncode == 1 and 'flax was 0.12.8 file:///opt/flax, now missing' in result.stderr
 
 
+def test_constraints_name_what_is_not_there(environment, tmp_path):
+    result = constraints(environment, '--free', 'flaxx')
+    assert result.returncode == 1 and result.stderr == 'constraints: flaxx not installed\n'
+    result = constraints(environment, '--check', str(tmp_path / 'none.txt'))
+    assert result.returncode == 2 and 'none.txt: there is no such file' in result.stderr
+
+
 def test_constraints_refuse_a_base_without_jax(environment):
     shutil.rmtree(environment / 'jaxlib-0.10.2+nv26.06.dist-info')
     result = constraints(environment)

@@ -42,7 +42,7 @@ def test_where_nothing_is_installed(tmp_path):
     python = tmp_path / 'bare/bin/python'
     run = subprocess.run([python, '-m', 'jeffnet.doctor'], cwd=ROOT, capture_output=True, text=True, check=False)
     assert run.returncode == 1 and not run.stderr
-    mended = r'FAILED packages +jeffnet runs from a folder.*\n +.*bare/bin/python -m pip install -e \.'
+    mended = r'FAILED packages +jeffnet runs from a folder.*\n +uv pip install --python .*bare/bin/python -e \.'
     assert re.search(mended, run.stdout)
     assert 'linen' not in run.stdout and run.stdout.endswith('failed: packages\n')
 
@@ -65,6 +65,35 @@ def test_a_library_that_ends_the_process_is_one_failure(tmp_path):
     assert 'ended by signal 6' in lines[at] and '--force-reinstall --no-deps ' in lines[at + 1]
     assert any(line.startswith('ok     torch') for line in lines)
     assert lines[-1] == 'failed: tf'
+
+
+def test_what_a_process_prints_at_its_end_is_no_result(tmp_path, monkeypatch):
+    (tmp_path / 'sitecustomize.py').write_text("import atexit; atexit.register(print, 'goodbye')")
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    assert checks.live('devices')['platform'] == 'cpu'
+
+
+def test_an_extra_that_cannot_be_imported(tmp_path, monkeypatch):
+    (tmp_path / 'datasets.py').write_text('import a_module_of_nobody')
+    monkeypatch.setenv('PYTHONPATH', str(tmp_path))
+    result = checks.live('hf')
+    assert result == {'error': "ModuleNotFoundError: No module named 'a_module_of_nobody'"}
+    (finding,) = checks.compared(['hf'], {'hf': result}, checks.extra)
+    # Without --no-deps, so that what is missing comes too.
+    assert finding.state == 'failed' and re.search(r'-m pip install datasets==\S+  # the whole error', finding.mend)
+
+
+@pytest.mark.parametrize(
+    ('setting', 'value'), [('JAX_PLATFORMS', 'cuda'), ('XLA_FLAGS', '--xla_a_flag_of_nobody')]
+)  # fmt: skip
+def test_a_setting_with_which_jax_does_not_start(monkeypatch, setting, value):
+    monkeypatch.delenv('XLA_FLAGS', raising=False)
+    monkeypatch.setenv(setting, value)
+    result = checks.live('devices')
+    (devices,) = accelerators.accelerators(result)
+    (linen,) = checks.compared(['linen'], {'linen': result}, checks.framework)
+    assert devices.state == linen.state == 'failed'
+    assert devices.mend == f'unset {setting}' and linen.mend.startswith(f'unset {setting}  # the whole error: ')
 
 
 def told(monkeypatch, capsys, findings, *arguments):
@@ -133,6 +162,20 @@ def test_a_gpu_that_jax_does_not_use(monkeypatch, tmp_path, driver, mend):
     gpu = gpu_of(CPU)
     assert gpu.state == 'failed' and gpu.mend.startswith(mend)
     assert gpu.found.startswith('2 x NVIDIA A100-SXM4-80GB, driver')
+
+
+def test_plugins_of_another_release_or_cuda(monkeypatch, tmp_path):
+    machine_with(monkeypatch, tmp_path, ['NVIDIA L4, 590.1'])
+    versions = {'jax-cuda13-plugin': '0.9.0', 'jax-cuda13-pjrt': '0.10.2', 'jaxlib': '0.10.2+nv26.06'}
+    monkeypatch.setattr(accelerators, 'version', versions.get)
+    gpu = gpu_of(CPU)
+    assert gpu.found.endswith('; jax-cuda13-plugin is 0.9.0, but jaxlib 0.10.2+nv26.06')
+    assert gpu.mend == f'{sys.executable} -m pip install jax-cuda13-plugin==0.10.2'
+    machine_with(monkeypatch, tmp_path, ['NVIDIA L4, 535.1'])
+    monkeypatch.setattr(accelerators, 'version', {'jax-cuda13-plugin': '1', 'jax-cuda13-pjrt': '1', 'jaxlib': '1'}.get)
+    pip = f'{sys.executable} -m pip'
+    removed = f'{pip} uninstall -y jax-cuda13-plugin jax-cuda13-pjrt'
+    assert gpu_of(CPU).mend == f"{removed} && {pip} install 'jeffnet[cuda12]'"
 
 
 def gpu_of(devices):

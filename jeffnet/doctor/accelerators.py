@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from jeffnet.doctor.finding import Finding, install, pip_install
+from jeffnet.doctor.finding import Finding, install, pip_install, uninstall, unset
 from jeffnet.doctor.installed import version, versions
 from jeffnet.doctor.running import live
 
@@ -21,7 +21,7 @@ def accelerators(result: dict[str, Any]) -> Iterator[Finding]:
     """What JAX computes on, against what the machine has; several GPUs also add up a number."""
     cards, trouble = gpus()
     if 'error' in result:
-        mend = plug_in(cards) or pip_install('--force-reinstall', 'jax', 'jaxlib')
+        mend = plug_in(cards) or unset(result['error']) or pip_install('--force-reinstall', 'jax', 'jaxlib')
         yield Finding('devices', 'failed', result['error'], mend)
         return
     memory = f', {result["memory"] / 2**30:.0f} GiB each' if result['memory'] else ''
@@ -52,7 +52,11 @@ def plug_in(cards: list[tuple[str, int]]) -> str:
     if not cards:
         return ''
     extra = next((extra for least, extra in DRIVERS if cards[0][1] >= least), None)
-    return install(extra) if extra else f'# install a driver of NVIDIA, {DRIVERS[-1][0]} or newer'
+    if extra is None:
+        return f'# install a driver of NVIDIA, {DRIVERS[-1][0]} or newer'
+    others = [f'jax-{other}-plugin' for _, other in DRIVERS if other != extra and version(f'jax-{other}-plugin')]
+    remove = ''.join(f'{uninstall(name, name.replace("plugin", "pjrt"))} && ' for name in others)
+    return remove + install(extra)
 
 
 def gpu(result: dict[str, Any], cards: list[tuple[str, int]], trouble: str) -> Finding:
@@ -69,7 +73,22 @@ def gpu(result: dict[str, Any], cards: list[tuple[str, int]], trouble: str) -> F
         name = hiding()
         if name:
             return Finding('gpu', 'failed', f'{shown}; {name} is {os.environ[name]!r}', f'unset {name}')
+        if stale := unlike_jaxlib():
+            found = ', '.join(f'{name} is {version(name)}' for name in stale)
+            mend = pip_install(*(f'{name}=={release("jaxlib")}' for name in stale))
+            return Finding('gpu', 'failed', f'{shown}; {found}, but jaxlib {version("jaxlib")}', mend)
     return Finding('gpu', 'failed', shown, plug_in(cards))
+
+
+def unlike_jaxlib() -> list[str]:
+    """The CUDA plugins of JAX that are installed in another version than jaxlib, which does not load them."""
+    names = [f'jax-{cuda}-{part}' for _, cuda in DRIVERS for part in ('plugin', 'pjrt')]
+    return [name for name in names if version(name) and release(name) != release('jaxlib')]
+
+
+def release(package: str) -> str:
+    """The version of a package without what its builder added: 0.10.2 of 0.10.2+nv26.06."""
+    return (version(package) or '').partition('+')[0]
 
 
 def hiding() -> str | None:

@@ -10,11 +10,11 @@ from typing import Any
 
 from jeffnet.doctor import installed, places
 from jeffnet.doctor.accelerators import accelerators
-from jeffnet.doctor.finding import Finding, install, pip_install
+from jeffnet.doctor.finding import Finding, install, pip_install, unset
 from jeffnet.doctor.running import READERS, live
 
 FRAMEWORKS = ('linen', 'nnx', 'objax')
-# The extras of pyproject.toml that no live check covers, by what each is for.
+# The extras of pyproject.toml of which an import is check enough, by what each is for.
 OTHER_EXTRAS = {'hf': 'Hugging Face data sets', 'train': 'plots and TensorBoard files of training'}
 OPTIONAL = (*FRAMEWORKS, *READERS, *OTHER_EXTRAS, 'gpu', 'tpu')
 TOLERANCE = 1e-5  # between the logits of two frameworks, which are about 0.02: rounding of float32
@@ -40,17 +40,17 @@ def findings() -> Iterator[Finding]:
 
 def parts() -> Iterator[Finding]:
     """What there is to run, and what of it runs."""
-    for extra, purpose in OTHER_EXTRAS.items():
-        yield installed.extra(extra, purpose)
-    absent = {name: missing for name in ('objax', *READERS) if (missing := installed.lacking(name))}
-    names = [name for name in ('devices', *FRAMEWORKS, *READERS) if name not in absent]
+    absent = {name: missing for name in ('objax', *READERS, *OTHER_EXTRAS) if (missing := installed.lacking(name))}
+    names = [name for name in ('devices', *FRAMEWORKS, *READERS, *OTHER_EXTRAS) if name not in absent]
     with ThreadPoolExecutor(min(len(names), os.cpu_count() or 1)) as pool:
         results = dict(zip(names, pool.map(live, names), strict=True))
     yield from accelerators(results['devices'])
     yield from compared([name for name in FRAMEWORKS if name in results], results, framework)
     yield from compared([name for name in READERS if name in results], results, reader)
+    yield from compared([name for name in OTHER_EXTRAS if name in results], results, extra)
     for name, missing in absent.items():
-        yield Finding(name, 'absent', f'{", ".join(missing)} not installed', install(name))
+        purpose = f'{OTHER_EXTRAS[name]}: ' if name in OTHER_EXTRAS else ''
+        yield Finding(name, 'absent', f'{purpose}{", ".join(missing)} not installed', install(name))
 
 
 def compared(names: list[str], results: dict[str, Any], describe: Callable) -> Iterator[Finding]:
@@ -80,11 +80,17 @@ def reader(name: str, result: dict[str, Any], other: dict[str, Any], first: str)
     return Finding(name, 'ok', f'{READERS[name]} read image files{same}')
 
 
+def extra(name: str, result: dict[str, Any], other: dict[str, Any], first: str) -> Finding:
+    """An extra whose packages were imported."""
+    return Finding(name, 'ok', OTHER_EXTRAS[name])
+
+
 def broken(name: str, error: str) -> Finding:
-    """A live check that failed."""
+    """A live check that failed: by a variable, a package that others ask for, or a damaged one."""
     packages = [wanted.name for wanted in installed.of_extra(name)] or ['jax', 'jaxlib', 'flax', 'numpy']
     there = [f'{package}=={installed.version(package)}' for package in packages if installed.version(package)]
-    mend = pip_install('--force-reinstall', '--no-deps', *there)
+    anew = () if error.startswith('ModuleNotFoundError') else ('--force-reinstall', '--no-deps')
+    mend = ('' if name in READERS else unset(error)) or pip_install(*anew, *there)
     return Finding(name, 'failed', error, f'{mend}  # the whole error: {again(name)}')
 
 

@@ -4,7 +4,7 @@ import importlib.metadata
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from jeffnet.doctor.finding import Finding, install, pip_install
+from jeffnet.doctor.finding import Finding, pip_install
 
 if TYPE_CHECKING:  # it may be what is missing
     from packaging.requirements import Requirement
@@ -87,11 +87,3 @@ def of_extra(extra: str) -> Iterator['Requirement']:
     for wanted in declared('jeffnet'):
         if wanted.marker and wanted.marker.evaluate({'extra': extra}) and not wanted.marker.evaluate({'extra': ''}):
             yield wanted
-
-
-def extra(name: str, purpose: str) -> Finding:
-    """Whether all packages of an extra are installed."""
-    missing = lacking(name)
-    if missing:
-        return Finding(name, 'absent', f'{purpose}: {", ".join(missing)} not installed', install(name))
-    return Finding(name, 'ok', purpose)

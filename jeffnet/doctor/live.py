@@ -4,6 +4,7 @@ Apart, because a broken installation ends a process (two LLVMs, a wrong libcudnn
 """
 
 import hashlib
+import importlib
 import json
 import sys
 import tempfile
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from jeffnet.doctor.running import RESULT
 
 MODEL = 'pt_mnasnet_small'  # the smallest network
 SIZE = 32  # of its images, in pixels
@@ -72,6 +75,13 @@ def reader(pipeline: str) -> dict[str, Any]:
     return {'shape': list(pixels.shape), 'pixels': hashlib.sha256(pixels.tobytes()).hexdigest()}
 
 
+def imported(*modules: str) -> dict[str, Any]:
+    """Nothing, once these are imported."""
+    for module in modules:
+        importlib.import_module(module)
+    return {}
+
+
 CHECKS: dict[str, Callable[[], dict[str, Any]]] = {
     'devices': devices,
     'collectives': collectives,
@@ -80,7 +90,9 @@ CHECKS: dict[str, Callable[[], dict[str, Any]]] = {
     'objax': lambda: framework('objax'),
     'tf': lambda: reader('tf'),
     'torch': lambda: reader('pt'),
+    'hf': lambda: imported('datasets'),
+    'train': lambda: imported('matplotlib.figure', 'tensorboard.summary.writer.record_writer'),
 }
 
 if __name__ == '__main__':
-    print(json.dumps(CHECKS[sys.argv[1]]()))
+    print(RESULT + json.dumps(CHECKS[sys.argv[1]]()), flush=True)

@@ -2,12 +2,15 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from typing import Any
 
 TIMEOUT = 300  # seconds for one check, compilation included
 READERS = {'tf': 'tf.data', 'torch': "PyTorch's DataLoader"}  # by extra
+RESULT = 'result of the check: '  # begins the line that counts, whatever else a process prints
+ERROR = re.compile(r'[\w.]*(Error|Exception)\b')  # begins what went wrong; hints of JAX follow it
 
 
 def live(name: str) -> dict[str, Any]:
@@ -21,8 +24,10 @@ def live(name: str) -> dict[str, Any]:
         run = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, env=environment, check=False)
     except subprocess.TimeoutExpired:
         return {'error': f'no answer in {TIMEOUT} s'}
-    if run.returncode == 0:
-        return json.loads(run.stdout.splitlines()[-1])
-    lines = [line for line in run.stderr.splitlines() if line.strip()]
+    results = [line for line in run.stdout.splitlines() if line.startswith(RESULT)]
+    if run.returncode == 0 and results:
+        return json.loads(results[-1].removeprefix(RESULT))
+    lines = [line.strip() for line in run.stderr.splitlines() if line.strip()]
+    errors = [line for line in lines if ERROR.match(line)] or lines or [f'exit status {run.returncode}']
     ended = f'the process was ended by signal {-run.returncode}: ' if run.returncode < 0 else ''
-    return {'error': ended + (lines[-1].strip() if lines else f'exit status {run.returncode}')}
+    return {'error': ended + (errors if run.returncode > 0 else lines or errors)[-1]}
