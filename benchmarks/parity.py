@@ -37,6 +37,7 @@ from jeffnet.weights.judges import move_stride_to_projection
 # One thread: beside JAX's own threads and other processes, PyTorch's spin for each other and take many times as long.
 torch.set_num_threads(1)
 
+Sizes = Sequence[tuple[int, int]]  # (height, width) each
 SIZES = ((64, 64), (97, 97), (76, 50))  # even, odd, and not square: SAME padding differs only at even sides
 PATCH_SIZES = ((64, 64), (80, 48), (224, 224))  # of networks with a position table: resampled, and as it is stored
 BATCH = 4
@@ -167,7 +168,7 @@ def sizes_of(name: str) -> tuple[tuple[int, int], ...]:
     return PATCH_SIZES if has_positions(name) else SIZES
 
 
-def compare_sizes(name: str, model: torch.nn.Module, weights: Path, sizes, dtype=np.float32) -> list[dict]:
+def compare_sizes(name: str, model: torch.nn.Module, weights: Path, sizes: Sizes, dtype=np.float32) -> list[dict]:
     """The rows of all image sizes; for each, both sides make a network with a position table anew and resample it."""
     if not has_positions(name):
         return compare(name, model, weights, sizes, dtype)
@@ -179,7 +180,7 @@ def compare_sizes(name: str, model: torch.nn.Module, weights: Path, sizes, dtype
     return rows
 
 
-def prove(name: str, sizes: Sequence[tuple[int, int]] = ()) -> list[dict]:
+def prove(name: str, sizes: Sizes = ()) -> list[dict]:
     """The rows of one name, of all sizes unless some are given.
 
     In float32, and in float64 for deep networks and wherever float32 is too coarse to tell.

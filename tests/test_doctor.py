@@ -91,9 +91,20 @@ def test_a_setting_with_which_jax_does_not_start(monkeypatch, setting, value):
     monkeypatch.setenv(setting, value)
     result = checks.live('devices')
     (devices,) = accelerators.accelerators(result)
-    (linen,) = checks.compared(['linen'], {'linen': result}, checks.framework)
-    assert devices.state == linen.state == 'failed'
-    assert devices.mend == f'unset {setting}' and linen.mend.startswith(f'unset {setting}  # the whole error: ')
+    assert (devices.state, devices.mend) == ('failed', f'unset {setting}')
+
+
+def test_a_framework_fails_with_jax_or_by_itself(monkeypatch):
+    monkeypatch.setenv('JAX_PLATFORMS', 'cuda')  # as it should be where there is a GPU
+    monkeypatch.setattr(accelerators, 'gpus', lambda: ([], ''))
+    bad = {'error': 'RuntimeError: no'}
+
+    def linen_of(results):
+        monkeypatch.setattr(checks, 'live', lambda name: results.get(name, bad))
+        return next(each for each in checks.parts() if each.name == 'linen')
+
+    assert linen_of({}).mend.startswith('unset JAX_PLATFORMS  # the whole error: ')
+    assert '--force-reinstall --no-deps jax==' in linen_of({'devices': CPU}).mend
 
 
 def told(monkeypatch, capsys, findings, *arguments):

@@ -108,12 +108,13 @@ class Pass:
     def one_by_one(self, step: int, error: tf.errors.OpError) -> Rows:
         """The readable images of one batch, and the faults of the others; raises the first unless they are skipped."""
         window = self.feed.examples().skip(step * self.batch_size).take(self.batch_size)
-        prepared = window.map(self.prepare).as_numpy_iterator()  # goes on behind an image that fails
         names, images, labels, good, faults = [], [], [], [], []
         try:
             examples = list(window)
         except tf.errors.OpError as cause:  # the records themselves
             raise DataError(f'TensorFlow cannot read the data set: {cause.message}') from None
+        encoded = tf.data.Dataset.from_tensor_slices(tuple(map(tf.stack, zip(*examples, strict=True))))
+        prepared = encoded.map(self.prepare).as_numpy_iterator()  # goes on behind an image that fails
         for row, example in enumerate(examples):
             names.append(os.fsdecode(example[0].numpy()))
             try:

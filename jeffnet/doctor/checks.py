@@ -10,7 +10,7 @@ from typing import Any
 
 from jeffnet.doctor import installed, places
 from jeffnet.doctor.accelerators import accelerators
-from jeffnet.doctor.finding import Finding, install, pip_install, unset
+from jeffnet.doctor.finding import Finding, install, pip_install
 from jeffnet.doctor.running import READERS, live
 
 FRAMEWORKS = ('linen', 'nnx', 'objax')
@@ -44,8 +44,10 @@ def parts() -> Iterator[Finding]:
     names = [name for name in ('devices', *FRAMEWORKS, *READERS, *OTHER_EXTRAS) if name not in absent]
     with ThreadPoolExecutor(min(len(names), os.cpu_count() or 1)) as pool:
         results = dict(zip(names, pool.map(live, names), strict=True))
-    yield from accelerators(results['devices'])
-    yield from compared([name for name in FRAMEWORKS if name in results], results, framework)
+    hardware = list(accelerators(results['devices']))
+    yield from hardware
+    start = hardware[0].mend if hardware[0].state == 'failed' else ''  # what ails JAX ails the frameworks
+    yield from compared([name for name in FRAMEWORKS if name in results], results, framework, start)
     yield from compared([name for name in READERS if name in results], results, reader)
     yield from compared([name for name in OTHER_EXTRAS if name in results], results, extra)
     for name, missing in absent.items():
@@ -53,12 +55,12 @@ def parts() -> Iterator[Finding]:
         yield Finding(name, 'absent', f'{purpose}{", ".join(missing)} not installed', install(name))
 
 
-def compared(names: list[str], results: dict[str, Any], describe: Callable) -> Iterator[Finding]:
-    """The findings of several that must agree: with the first of them that ran."""
+def compared(names: list[str], results: dict[str, Any], describe: Callable, mend: str = '') -> Iterator[Finding]:
+    """The findings of several that must agree: with the first that ran. `mend`: of those that did not, if known."""
     first = next((name for name in names if 'error' not in results[name]), '')
     for name in names:
         if 'error' in results[name]:
-            yield broken(name, results[name]['error'])
+            yield broken(name, results[name]['error'], mend)
         else:
             yield describe(name, results[name], results[first], '' if name == first else first)
 
@@ -85,12 +87,12 @@ def extra(name: str, result: dict[str, Any], other: dict[str, Any], first: str) 
     return Finding(name, 'ok', OTHER_EXTRAS[name])
 
 
-def broken(name: str, error: str) -> Finding:
-    """A live check that failed: by a variable, a package that others ask for, or a damaged one."""
+def broken(name: str, error: str, mend: str) -> Finding:
+    """A live check that failed: unless the mend is known, by a package that others ask for, or a damaged one."""
     packages = [wanted.name for wanted in installed.of_extra(name)] or ['jax', 'jaxlib', 'flax', 'numpy']
     there = [f'{package}=={installed.version(package)}' for package in packages if installed.version(package)]
     anew = () if error.startswith('ModuleNotFoundError') else ('--force-reinstall', '--no-deps')
-    mend = ('' if name in READERS else unset(error)) or pip_install(*anew, *there)
+    mend = mend or pip_install(*anew, *there)
     return Finding(name, 'failed', error, f'{mend}  # the whole error: {again(name)}')
 
 
