@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 
 from jeffnet.core.activations import ACTIVATIONS
-from jeffnet.core.block import PYTORCH, TENSORFLOW, Block, Policy, declarations
+from jeffnet.core.block import KERAS, PYTORCH, TENSORFLOW, Block, Policy, declarations
 from jeffnet.models.table import ModelInfo, definition, model_info
 
 log = logging.getLogger('jeffnet')
 
-FLAVOURS = {'pt': PYTORCH, 'tf': TENSORFLOW}
+FLAVOURS = {'pt': PYTORCH, 'tf': TENSORFLOW, 'keras': KERAS}
 # Fields of a model's dataclass that are set by the keywords of `_plan`; the stages are the architecture itself.
 NOT_OVERRIDES = (
     'stages', 'num_classes', 'in_chans', 'image_size', 'out_indices', 'output_stride', 'drop_rate', 'drop_path_rate',
@@ -116,7 +116,7 @@ def _plan(
         'num_classes': _classes(num_classes, whole.num_classes),
         'in_chans': _positive('in_chans', in_chans),
         'drop_rate': _rate('drop_rate', drop_rate),
-        'drop_path_rate': _rate('drop_path_rate', drop_path_rate),
+        **_stochastic_depth(info, whole, drop_path_rate),
         **_extent(info, whole, image_size, output_stride),
     }
     _check_seed(seed)
@@ -126,7 +126,7 @@ def _plan(
     given |= {'bn_frozen': _flag('bn_frozen', bn_frozen)}
     if bn_group_size is not None:
         given['bn_group_size'] = _positive('bn_group_size', bn_group_size)
-    policy = dataclasses.replace(FLAVOURS[info.flavour], dtype=_floating(dtype), **given)
+    policy = dataclasses.replace(policy_of(info), dtype=_floating(dtype), **given)
     block = dataclasses.replace(whole, **chosen)
     if _flag('features_only', features_only):
         if num_classes is not None and num_classes > 0:
@@ -146,6 +146,11 @@ def _plan(
     )  # fmt: skip
     policy = dataclasses.replace(policy, **{**loaded.policy, **given})
     return Plan(info, block, policy, loaded.values, int(seed))
+
+
+def policy_of(info: ModelInfo) -> Policy:
+    """What the architecture leaves open, as the published network has it."""
+    return dataclasses.replace(FLAVOURS[info.flavour], **info.policy)
 
 
 def _batch_norm(eps, momentum) -> dict:
@@ -257,7 +262,22 @@ def _extent(info: ModelInfo, block: Any, image_size, output_stride) -> dict:
         return {'output_stride': output_stride}
     if output_stride != 32:
         raise ValueError(f'output_stride={output_stride}: {info.name} has no strides to change; leave it out')
-    return {} if image_size is None else {'image_size': _image_size(image_size, block.patch_size)}
+    if image_size is None:
+        return {}
+    if not hasattr(block, 'image_size'):  # any size will do
+        _image_size(image_size, output_stride)
+        return {}
+    return {'image_size': _image_size(image_size, block.patch_size)}
+
+
+def _stochastic_depth(info: ModelInfo, block: Any, rate) -> dict:
+    """The field for the rate at which residual branches are dropped, in networks that have such branches."""
+    rate = _rate('drop_path_rate', rate)
+    if hasattr(block, 'drop_path_rate'):
+        return {'drop_path_rate': rate}
+    if rate:
+        raise ValueError(f'drop_path_rate={rate}: {info.name} has no residual branches to drop; leave it out')
+    return {}
 
 
 def _image_size(image_size, smallest):

@@ -121,10 +121,10 @@ def parts_of(path: str, layer: Block) -> list[str]:
 
 def folded(parts: list[str], norm: str, layer: Any, values: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """The kernels and biases of convolutions, by flat name, that do the work of the batch norm behind them too."""
-    scale, shift, mean, var = (
-        np.asarray(values[f'{norm}.{name}'], np.float64) for name in ('scale', 'bias', 'mean', 'var')
+    shift, mean, var = (np.asarray(values[f'{norm}.{name}'], np.float64) for name in ('bias', 'mean', 'var'))
+    gain = np.asarray(values.get(f'{norm}.scale', 1), np.float64) / np.sqrt(
+        var + (layer.policy.bn_eps if layer.eps is None else layer.eps)
     )
-    gain = scale / np.sqrt(var + (layer.policy.bn_eps if layer.eps is None else layer.eps))
     found, first = {}, 0
     for part in parts:
         kernel = np.asarray(values[f'{part}.kernel'], np.float64)  # [..., out]

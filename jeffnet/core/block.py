@@ -76,6 +76,8 @@ class Policy:
 PYTORCH = Policy()
 # The TensorFlow TPU reference code: its own, unfused batch norm keeps the biased variance.
 TENSORFLOW = Policy(padding='SAME', bn_momentum=0.99, bn_eps=1e-3, bn_unbiased=False)
+# Keras' own defaults; its Applications change them family by family (the table's `policy`).
+KERAS = TENSORFLOW
 
 
 @dataclass_transform()
@@ -119,22 +121,31 @@ def declarations(block: Block, policy: Policy = PYTORCH, index: str = '_') -> di
 
     `index` stands before the position in a list: `_` in our flat names (`blocks_0_0`), `.` in PyTorch's (`blocks.0.0`).
     """
+    return {path: each for path, each in parts(block, policy, index) if isinstance(each, Param)}
+
+
+def sub_blocks(block: Block, policy: Policy = PYTORCH) -> dict[str, Block]:
+    """All blocks within a block by path (`blocks_0_0.conv_dw`), in order, found without a framework."""
+    return {path: each for path, each in parts(block, policy, '_') if isinstance(each, Block)}
+
+
+def parts(block: Block, policy: Policy, index: str) -> Iterator[tuple[str, Param | Block]]:
+    """Everything that a block declares, by path: its own, then what is in its sub-blocks, in the order of `setup`."""
     block = copy.copy(block)
     block.policy = policy
     block.setup()
-    found = {}
 
     def walk(name, value):
         if isinstance(value, Param):
-            found[name] = value
+            yield name, value
         elif isinstance(value, list):
             for i, element in enumerate(value):
-                walk(f'{name}{index}{i}', element)
+                yield from walk(f'{name}{index}{i}', element)
         elif isinstance(value, Block):
-            child = policy.child(name.replace(index, '_'), value)
-            for inner, declared in declarations(*child, index).items():
-                found[f'{name}.{inner}'] = declared
+            child, inherited = policy.child(name.replace(index, '_'), value)
+            yield name, child
+            for inner, declared in parts(child, inherited, index):
+                yield f'{name}.{inner}', declared
 
     for name, value in vars(block).items():
-        walk(name, value)
-    return found
+        yield from walk(name, value)

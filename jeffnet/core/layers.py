@@ -110,15 +110,18 @@ class BatchNorm(Block):
     momentum: float | None = None  # share of the old statistic that is kept; None: the policy's
     eps: float | None = None  # None: the policy's
     scale_init: Callable = initial.ones
+    use_scale: bool = True
 
     def setup(self):
         shape = (self.features,)
-        self.scale, self.bias = Param(shape, self.scale_init), Param(shape, initial.zeros)
+        self.scale = Param(shape, self.scale_init) if self.use_scale else None
+        self.bias = Param(shape, initial.zeros)
         self.mean, self.var = State(shape, initial.zeros), State(shape, initial.ones)
 
     def __call__(self, x, training=False):  # [N, ..., features]
         wide, eps = x.astype(at_least_float32(x.dtype)), self.policy.bn_eps if self.eps is None else self.eps
-        scale, bias = (jnp.asarray(array, wide.dtype) for array in (self.scale, self.bias))
+        scale = jnp.ones(self.features, wide.dtype) if self.scale is None else jnp.asarray(self.scale, wide.dtype)
+        bias = jnp.asarray(self.bias, wide.dtype)
         if training and not self.policy.bn_frozen:
             return self.by_batch(wide, scale, bias, eps).reshape(x.shape).astype(x.dtype)
         mean, var = (jnp.asarray(state.value, wide.dtype) for state in (self.mean, self.var))

@@ -1,7 +1,8 @@
-"""ResNet: residual networks of basic or bottleneck blocks, with the stride of a bottleneck in its 3x3 convolution.
+"""ResNet: residual networks of basic or bottleneck blocks, in the forms of PyTorch and of Keras.
 
-Papers: ResNet (He et al., arXiv 1512.03385); ResNet strikes back, on the a1, a2 and a3 weights (Wightman et al.,
-2110.00476).
+A bottleneck has its stride in the 3x3 convolution, as timm and torchvision (v1.5), or in the first 1x1, as the paper
+and Keras (v1), where every convolution has a bias too. Papers: ResNet (He et al., arXiv 1512.03385); ResNet strikes
+back, on the a1, a2 and a3 weights (Wightman et al., 2110.00476).
 """
 
 import math
@@ -31,12 +32,13 @@ class BasicBlock(Block):
     dilation: int = 1  # of the second
     act: Callable = relu
     drop_rate: float = 0.0
+    conv_bias: bool = False
 
     def setup(self):
-        width = self.features
-        self.conv1 = Conv(self.in_features, width, 3, self.stride, self.first_dilation)
+        width, bias = self.features, {'use_bias': self.conv_bias}
+        self.conv1 = Conv(self.in_features, width, 3, self.stride, self.first_dilation, **bias)
         self.bn1 = BatchNorm(width)
-        self.conv2 = Conv(width, width, 3, dilation=self.dilation)
+        self.conv2 = Conv(width, width, 3, dilation=self.dilation, **bias)
         self.bn2 = BatchNorm(width, scale_init=initial.zeros)  # so that training begins with the shortcuts alone
         self.downsample = projection(self)
         self.drop_path = Dropout(self.drop_rate, per_sample=True)
@@ -59,19 +61,22 @@ class Bottleneck(Block):
     dilation: int = 1  # unused, there is but one; so that all blocks are built alike
     act: Callable = relu
     drop_rate: float = 0.0
+    conv_bias: bool = False
+    stride_first: bool = False  # in the first 1x1 convolution, not in the 3x3
 
     def setup(self):
-        width, out = self.features, self.features * self.expansion
-        self.conv1, self.bn1 = Conv(self.in_features, width), BatchNorm(width)
-        self.conv2, self.bn2 = Conv(width, width, 3, self.stride, self.first_dilation), BatchNorm(width)
-        self.conv3 = Conv(width, out)
+        width, out, bias = self.features, self.features * self.expansion, {'use_bias': self.conv_bias}
+        first, middle = (self.stride, 1) if self.stride_first else (1, self.stride)
+        self.conv1, self.bn1 = Conv(self.in_features, width, 1, first, **bias), BatchNorm(width)
+        self.conv2, self.bn2 = Conv(width, width, 3, middle, self.first_dilation, **bias), BatchNorm(width)
+        self.conv3 = Conv(width, out, **bias)
         self.bn3 = BatchNorm(out, scale_init=initial.zeros)  # so that training begins with the shortcuts alone
         self.downsample = projection(self)
         self.drop_path = Dropout(self.drop_rate, per_sample=True)
 
     def __call__(self, x, training=False):  # [N, H, W, in]
         shortcut = project(self.downsample, x, training)
-        x = self.act(self.bn1(self.conv1(x), training))  # [N, H, W, features]
+        x = self.act(self.bn1(self.conv1(x), training))  # [N, H, W, features], or already of the size to come
         x = self.act(self.bn2(self.conv2(x), training))  # [N, H / stride, W / stride, features]
         x = self.bn3(self.conv3(x), training)  # [N, H / stride, W / stride, 4 features]
         return self.act(shortcut + self.drop_path(x, training))
@@ -82,7 +87,7 @@ def projection(block) -> list[Block] | None:
     out = block.features * block.expansion
     if block.stride == 1 and block.in_features == out:
         return None
-    return [Conv(block.in_features, out, 1, block.stride), BatchNorm(out)]
+    return [Conv(block.in_features, out, 1, block.stride, use_bias=block.conv_bias), BatchNorm(out)]
 
 
 def project(downsample, x, training):
@@ -102,6 +107,8 @@ class ResNet(Block):
     stages: Stages = field(repr=False)
     stem: int = 64
     act: Callable = relu
+    conv_bias: bool = False
+    stride_first: bool = False  # of bottlenecks: in their first 1x1 convolution
     num_classes: int = 1000  # 0: the final feature map; -1: everything but the classifier
     in_chans: int = 3
     out_indices: tuple[int, ...] | None = None  # return these levels of `feature_info` instead
@@ -111,7 +118,8 @@ class ResNet(Block):
     variant: str | None = field(default=None, repr=False, compare=False)  # its name in the table, for saved files
 
     def setup(self):
-        self.conv1, self.bn1 = Conv(self.in_chans, self.stem, 7, 2), BatchNorm(self.stem)
+        self.conv1 = Conv(self.in_chans, self.stem, 7, 2, use_bias=self.conv_bias)
+        self.bn1 = BatchNorm(self.stem)
         self.layer1, self.layer2, self.layer3, self.layer4 = build_stages(self)
         if self.out_indices is None and self.num_classes > 0:
             width = level_widths(self)[-1]
@@ -164,6 +172,8 @@ def build_stages(model) -> list[list[Block]]:
         stages.append([])
         for j in range(repeats):
             options = {'stride': 1 if i == 0 or j or dilation > 1 else 2, 'first_dilation': dilation if j else before}
+            options |= {'conv_bias': model.conv_bias}
+            options |= {'stride_first': model.stride_first} if block is Bottleneck else {}
             rate = model.drop_path_rate * index / last
             stages[-1].append(block(width, features, dilation=dilation, act=model.act, drop_rate=rate, **options))
             width, index = features * block.expansion, index + 1
@@ -180,6 +190,8 @@ VARIANTS = {
     'resnet26': partial(ResNet, stages(Bottleneck, 2, 2, 2, 2)),
     'resnet34': partial(ResNet, stages(BasicBlock, 3, 4, 6, 3)),
     'resnet50': partial(ResNet, stages(Bottleneck, 3, 4, 6, 3)),
+    'resnet101': partial(ResNet, stages(Bottleneck, 3, 4, 23, 3)),
+    'resnet152': partial(ResNet, stages(Bottleneck, 3, 8, 36, 3)),
 }
 
 WEIGHT_NAMES = ()  # timm's names are those of the general rule, and torchvision's are timm's

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-FAMILY_FILES = ('efficientnet', 'resnet', 'vit')
+FAMILY_FILES = ('efficientnet', 'resnet', 'resnetv2', 'densenet', 'inception_v3', 'vit')
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class ModelInfo:
     family: str  # e.g. efficientnet_noisystudent
     file: str  # module of jeffnet.models that defines it
     arch: str  # key of VARIANTS in that module
-    flavour: str  # 'pt': PyTorch's padding and batch norm; 'tf': TensorFlow's
+    flavour: str  # 'pt': PyTorch's padding and batch norm; 'tf': TensorFlow's; 'keras': Keras Applications'
     options: dict = field(hash=False)  # fields of the architecture that these weights fix
     parameters: int  # trained ones, as published
     multiply_adds: int  # per image at input_size
@@ -41,11 +41,15 @@ class ModelInfo:
     top_image_size: int | None  # pixels, at which top1 and top5 were measured
     drop_rate: float  # dropout of the published training recipe; models are built with 0 unless asked
     revision: str | None = None  # commit of the hub's repository that holds `weights`; None: its newest
+    policy: dict = field(default_factory=dict, hash=False)  # where batch norm and padding are not the flavour's
+    keras: str | None = None  # constructor in keras.applications
+    keras_options: dict = field(default_factory=dict, hash=False)  # its keywords for this name
+    md5: str | None = None  # of the file `weights`, as Keras publishes it
 
     @property
     def tag(self) -> str | None:
         """timm's tag of these weights."""
-        return self.weights and self.weights.partition('.')[2]
+        return (self.weights and self.keras is None and self.weights.partition('.')[2]) or None
 
 
 @functools.cache
@@ -66,7 +70,7 @@ def tagged() -> dict[str, str]:
     """Model name by `<arch>.<tag>`, with the prefix of the name: `tf_efficientnet_b0.ns_jft_in1k`."""
     found = {}
     for info in table().values():
-        if info.weights:
+        if info.weights and info.flavour != 'keras':
             prefix = '' if info.weights.startswith(f'{info.flavour}_') else f'{info.flavour}_'
             found[prefix + info.weights] = info.name
     return found

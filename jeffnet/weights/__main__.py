@@ -90,7 +90,7 @@ def inspect(args: argparse.Namespace) -> int:
 
 LAYOUTS = {
     'jeffnet': 'jeffnet', 'pytorch': 'PyTorch (timm, torchvision)', 'predecessor': "efficientnet-jax's zoo",
-    'tensorflow': 'TensorFlow',
+    'tensorflow': 'TensorFlow', 'keras': 'Keras', 'keras places': 'Keras, without names of layers',
 }  # fmt: skip
 
 

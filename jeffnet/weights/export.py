@@ -14,7 +14,7 @@ from typing import Any
 import jeffnet
 from jeffnet.core.block import PYTORCH, Policy, declarations
 from jeffnet.core.derive import block_class, fields
-from jeffnet.create import FLAVOURS, NOT_OVERRIDES
+from jeffnet.create import NOT_OVERRIDES, policy_of
 from jeffnet.models.table import ModelInfo, definition, model_info
 from jeffnet.weights import hub, recognise
 from jeffnet.weights.checkpoint import replaced, write_arrays
@@ -174,7 +174,7 @@ def of_variables(flat: Mapping[str, Any], name: str | None) -> tuple[ModelInfo |
         options['image_size'] = tuple(side * published.patch_size for side in grid)
     block = dataclasses.replace(published, **options)
     known = name is not None or len(fitting) == 1
-    return (info if known else None), block, FLAVOURS[info.flavour] if known else PYTORCH
+    return (info if known else None), block, policy_of(info) if known else PYTORCH
 
 
 def options_of(info: ModelInfo | None, block: Any, policy: Policy) -> dict[str, Any]:
@@ -191,7 +191,7 @@ def options_of(info: ModelInfo | None, block: Any, policy: Policy) -> dict[str, 
             if not isinstance(value, bool | int | float):
                 raise ValueError(f'{field.name} of this model is {value!r}, which a file cannot hold')
             options[field.name] = value
-    usual = FLAVOURS[info.flavour]
+    usual = policy_of(info)
     norms = {'bn_eps': policy.bn_eps, 'bn_momentum': policy.bn_momentum}
     if block.out_indices is not None:
         del options['num_classes']

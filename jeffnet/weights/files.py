@@ -5,6 +5,7 @@
 | `.safetensors` | timm, jeffnet, the hub | safetensors |
 | `.pth`, `.pt`, `.bin`, `.ckpt`, `.pth.tar` | PyTorch | torch, `weights_only=True` (`torch_file`) |
 | `.npz` | the predecessor's zoo | NumPy, no pickles |
+| `.h5`, `.weights.h5`, `.keras` | Keras | h5py (`keras_file`) |
 | `.index` and `.data-...` | TensorFlow | TensorFlow (`tf_checkpoint`) |
 """
 
@@ -24,11 +25,11 @@ from typing import Any
 import ml_dtypes  # noqa: F401  teaches NumPy the name bfloat16, which safetensors files may hold
 import numpy as np
 
-from jeffnet.weights import tf_checkpoint
+from jeffnet.weights import keras_file, tf_checkpoint
 from jeffnet.weights.stored import StoredArray
 
 TORCH_SUFFIXES = ('.pth', '.pt', '.bin', '.ckpt', '.tar')
-SUFFIXES = ('.safetensors', *TORCH_SUFFIXES, '.npz')
+SUFFIXES = ('.safetensors', *TORCH_SUFFIXES, '.npz', *keras_file.SUFFIXES)
 AVERAGE = 'model_ema.safetensors'  # beside model.safetensors in a checkpoint folder, where a run averaged its weights
 IN_FOLDER = ('model.safetensors', 'pytorch_model.bin', 'open_clip_model.safetensors')  # looked for in this order
 WRAPPERS = ('module.', '_orig_mod.', 'timm_model.', 'model.')  # prefixes from DataParallel, torch.compile, ...
@@ -41,7 +42,7 @@ class WeightsFile:
     """The arrays of a file by the file's own names."""
 
     path: Path
-    layout: str  # whose names and axes: 'jeffnet', 'pytorch', 'predecessor', 'tensorflow'
+    layout: str  # whose names and axes: 'jeffnet', 'pytorch', 'predecessor', 'tensorflow', 'keras', ...
     arrays: dict[str, StoredArray]
     metadata: dict[str, str] = field(default_factory=dict)
 
@@ -74,6 +75,8 @@ def read(path: Path, use_ema: bool = True) -> WeightsFile:
         return _read_safetensors(file)
     if file.suffix == '.npz':
         return WeightsFile(file, 'predecessor', _read_npz(file))
+    if file.suffix in keras_file.SUFFIXES:
+        return WeightsFile(file, *keras_file.read(file))
     from jeffnet.weights import torch_file
 
     return WeightsFile(file, 'pytorch', unwrapped(torch_file.read(file, use_ema)))
@@ -87,7 +90,7 @@ def holds_average(path: Path) -> bool:
     if (path / AVERAGE).is_file():
         return True
     file = find(path)
-    if file.suffix in ('.safetensors', '.npz'):
+    if file.suffix not in TORCH_SUFFIXES:
         return False
     from jeffnet.weights import torch_file
 

@@ -100,7 +100,7 @@ def judge_of(judge: str, info: ModelInfo, path: Path, module: Any, variables: di
         options = {'num_classes': module.num_classes, 'in_chans': module.in_chans}
         if hasattr(module, 'image_size'):
             options['img_size'] = module.image_size
-        elif module.output_stride != 32:
+        elif getattr(module, 'output_stride', 32) != 32:
             options['output_stride'] = module.output_stride
         network = timm.create_model(info.timm, **options)
         set_eps(network, module.policy.bn_eps)

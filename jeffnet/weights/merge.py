@@ -121,7 +121,7 @@ def origin_fits(file: WeightsFile, info: ModelInfo, strict: bool) -> None:
     theirs = recognise.flavour(file)
     if theirs in (None, info.flavour):
         return
-    makers = {'pt': 'PyTorch', 'tf': 'TensorFlow'}
+    makers = {'pt': 'PyTorch', 'tf': 'TensorFlow', 'keras': 'Keras'}
     message = (
         f'{file.path} is of a network that pads as {makers[theirs]} does, {info.name} pads as {makers[info.flavour]}: '
         f'use {recognise.other_flavour(info)}, or strict=False to load it all the same'

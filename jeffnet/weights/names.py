@@ -14,6 +14,7 @@ import numpy as np
 
 from jeffnet.core.block import Block, Policy, declarations
 from jeffnet.models.table import ModelInfo, definition, foreign_names
+from jeffnet.weights import keras_file, keras_names
 from jeffnet.weights.stored import StoredArray
 
 LEAVES = {'kernel': 'weight', 'scale': 'weight', 'mean': 'running_mean', 'var': 'running_var'}
@@ -64,9 +65,11 @@ def to_timm(variables: Mapping[str, Any], names: Mapping[str, str]) -> dict[str,
 def translate(layout: str, arrays: Mapping[str, StoredArray], info: ModelInfo, block: Any, policy: Policy):
     """The arrays of a file under the flat names of this network, a whole one with its head.
 
-    `layout` says whose names and axes the file has: 'jeffnet', 'pytorch' (timm's or torchvision's), 'predecessor' or
-    'tensorflow'.
+    `layout` says whose names and axes the file has: 'jeffnet', 'pytorch' (timm's or torchvision's), 'predecessor',
+    'tensorflow', or Keras'.
     """
+    if layout in (keras_file.NAMED, keras_file.PLACED):
+        return Translated(*keras_names.translate(layout, arrays, info, block, policy), {})
     wanted = declarations(block, policy)
     if layout == 'jeffnet':
         known = {name: array for name, array in arrays.items() if name in wanted}

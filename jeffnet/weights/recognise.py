@@ -6,9 +6,12 @@ import numpy as np
 
 from jeffnet.core.block import PYTORCH, declarations
 from jeffnet.models.table import ModelInfo, definition, foreign_names, model_info, table
+from jeffnet.weights import keras_file
 from jeffnet.weights.files import WeightsFile
 from jeffnet.weights.names import translate
 from jeffnet.weights.stored import StoredArray
+
+MAKERS = {'tensorflow': 'tf', keras_file.NAMED: 'keras', keras_file.PLACED: 'keras'}  # flavour by layout
 
 
 def models_of(file: WeightsFile) -> list[str]:
@@ -26,8 +29,8 @@ def models_of_variables(shapes: Mapping[str, tuple[int, ...]]) -> list[str]:
 
 def flavour(file: WeightsFile) -> str | None:
     """'pt' or 'tf' if the file says whose padding its network has, else None."""
-    if file.layout == 'tensorflow':
-        return 'tf'
+    if file.layout in MAKERS:
+        return MAKERS[file.layout]
     if 'model' in file.about:
         return model_info(file.about['model']).flavour
     modules = (foreign_names(info) for info in table().values())
@@ -44,16 +47,17 @@ def fitting(layout: str, arrays: Mapping[str, StoredArray]) -> list[str]:
     """The names of the table whose arrays have these names and shapes, classifier and first convolution aside."""
     names, tried = [], {}
     for info in table().values():
-        if info.arch not in tried:  # options change how a network computes, not its arrays
-            tried[info.arch] = _fits(layout, arrays, info)
-        if tried[info.arch]:
+        key = (info.arch, *sorted(info.options.items()))
+        if key not in tried:
+            tried[key] = _fits(layout, arrays, info)
+        if tried[key]:
             names.append(info.name)
     return names
 
 
 def _fits(layout: str, arrays: Mapping[str, StoredArray], info: ModelInfo) -> bool:
     family = definition(info)
-    block = family.VARIANTS[info.arch](num_classes=1)
+    block = family.VARIANTS[info.arch](**{**info.options, 'num_classes': 1})
     wanted = declarations(block)
     found = translate(layout, arrays, info, block, PYTORCH)
     free = {f'{family.CLASSIFIER}.kernel', f'{family.CLASSIFIER}.bias', f'{family.FIRST_CONV}.kernel'}

@@ -1,0 +1,169 @@
+"""Keras' weights files as arrays by layer, read with h5py and NumPy alone; Keras writes three kinds.
+
+- Legacy HDF5, as the published files are: layers in the order of the attribute `layer_names`, alone or in a whole
+  model's `model_weights`.
+- `.weights.h5` of Keras 3: `layers/conv2d_3/vars/0`, the fourth Conv2D of the model and its first variable. Since
+  Keras 3.6 the name of the layer stands beside it.
+- `.keras`: an archive that holds such a file, and the names in its `config.json`.
+"""
+
+import json
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from jeffnet.weights.stored import StoredArray
+
+SUFFIXES = ('.h5', '.hdf5', '.keras')
+INSIDE = 'model.weights.h5'  # of a .keras archive
+NAMED, PLACED = 'keras', 'keras places'  # layouts: names of layers, or only which layer of its class each one is
+ROOTS = ('layers', '_layer_checkpoint_dependencies')  # of Keras 3, and of TensorFlow 2.13
+BIG, PACKED = 2**32, 100  # bytes that a dataset may claim, and how many times more than it stores
+FAULTS = (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, zipfile.BadZipFile)
+
+
+def read(path: Path) -> tuple[str, dict[str, StoredArray]]:
+    """The layout of a file, and its arrays by `layer/variable` in the order that Keras keeps them.
+
+    With the layout `PLACED` layers are called by class and number (`conv2d_3`) and, as always in files of Keras 3,
+    variables by their position. Raises ValueError for files that are damaged, or none of Keras'.
+    """
+    try:
+        import h5py
+    except ModuleNotFoundError as error:
+        raise ValueError(f"{path}: reading Keras' files needs h5py: pip install 'jeffnet[keras]'") from error
+    try:
+        if path.suffix == '.keras':
+            return _of_archive(h5py, path)
+        file = h5py.File(path, 'r')
+        return _of_keras3(file) if any(root in file for root in ROOTS) else (NAMED, dict(_of_legacy(file)))
+    except FAULTS as error:
+        raise ValueError(f'cannot read {path}: {_line(error)}; fetch or write it again') from error
+
+
+def _of_archive(h5py: Any, path: Path) -> tuple[str, dict[str, StoredArray]]:
+    """The arrays of a .keras file; the layers' names come from its configuration."""
+    archive = zipfile.ZipFile(path)
+    if INSIDE not in archive.namelist():
+        raise ValueError(f'it holds no {INSIDE} (it holds {", ".join(archive.namelist()[:5]) or "nothing"})')
+    names = places_of(json.loads(archive.read('config.json')))
+    layout, arrays = _of_keras3(h5py.File(archive.open(INSIDE), 'r'))
+    if layout == NAMED:
+        return layout, arrays
+    split = [name.rsplit('/', 1) for name in arrays]
+    return NAMED, {f'{names.get(layer, layer)}/{i}': arrays[f'{layer}/{i}'] for layer, i in split}
+
+
+def places_of(config: dict[str, Any]) -> dict[str, str]:
+    """A model's layer names by place (`conv2d_3`), from its configuration."""
+    counts: dict[str, int] = {}
+    names = {}
+    for layer in config['config']['layers']:
+        kind = snake_case(layer['class_name'])
+        names[place(kind, counts.get(kind, 0))] = layer['config']['name']
+        counts[kind] = counts.get(kind, 0) + 1
+    return names
+
+
+def snake_case(name: str) -> str:
+    """The name of a class as Keras writes it into files: DepthwiseConv2D is depthwise_conv2d."""
+    name = re.sub(r'(.)([A-Z][a-z]+)', r'\1_\2', re.sub(r'\W+', '', name))
+    return re.sub(r'([a-z])([A-Z])', r'\1_\2', name).lower()
+
+
+def place(kind: str, index: int) -> str:
+    """How Keras 3 calls the layer of a class with this number, counted from 0 in the order of `model.layers`."""
+    return f'{kind}_{index}' if index else kind
+
+
+def _of_keras3(file: Any) -> tuple[str, dict[str, StoredArray]]:
+    """The arrays of a file of Keras 3, classes sorted by name, the layers of each in their order."""
+    root = file[next(root for root in ROOTS if root in file)]
+    found = {}
+    for layer in sorted(root, key=lambda name: (_stem(name), _number(name))):
+        group = child(root, layer)
+        if any(inner in group for inner in ROOTS):
+            raise ValueError(f'{layer} is a model within the model; save the inner one by itself')
+        variables = child(group, 'vars') if 'vars' in group else {}
+        if len(variables):
+            arrays = {i: stored(variables, i) for i in sorted(variables, key=int)}
+            found[layer] = (_text(variables.attrs.get('name', '')), arrays)
+    named = bool(found) and all(name for name, _ in found.values())
+    arrays = {
+        f'{name if named else layer}/{i}': array for layer, (name, own) in found.items() for i, array in own.items()
+    }
+    if len(arrays) < sum(len(own) for _, own in found.values()):
+        raise ValueError('two of its layers have the same name')
+    return (NAMED if named else PLACED), arrays
+
+
+def _of_legacy(file: Any) -> Iterator[tuple[str, StoredArray]]:
+    """The arrays of a legacy file, in its order."""
+    root = child(file, 'model_weights') if 'model_weights' in file else file
+    layers = listed(root, 'layer_names')
+    if layers is None:
+        raise ValueError(
+            f'it is none of the files that Keras writes (it holds {", ".join(list(file)[:5]) or "nothing"})'
+        )
+    for layer in layers:
+        group = child(root, layer)
+        for variable in listed(group, 'weight_names') or ():
+            name = variable.rpartition('/')[2].removesuffix(':0')
+            yield f'{layer}/{name}', stored(group, variable)
+
+
+def listed(group: Any, name: str) -> list[str] | None:
+    """An attribute that lists names; long lists lie in pieces, `layer_names0`, `layer_names1`, ..."""
+    if name in group.attrs:
+        return [_text(each) for each in group.attrs[name]]
+    pieces = []
+    while f'{name}{len(pieces)}' in group.attrs:
+        pieces.append([_text(each) for each in group.attrs[f'{name}{len(pieces)}']])
+    return sum(pieces, []) if pieces else None
+
+
+def child(group: Any, name: str) -> Any:
+    """What lies at a path in a group, as a part of this very file: links may lead anywhere."""
+    import h5py
+
+    for step in name.split('/'):
+        if not isinstance(group.get(step, getlink=True), h5py.HardLink):
+            raise ValueError(f'{name} is missing, or a link to another place')
+        group = group[step]
+    return group
+
+
+def stored(group: Any, name: str) -> StoredArray:
+    """An array of a group, its values not read yet."""
+    dataset = child(group, name)
+    if not hasattr(dataset, 'dtype') or dataset.external or dataset.is_virtual:
+        raise ValueError(f'{name} is no array of this file')
+    size, kept = dataset.size * dataset.dtype.itemsize, dataset.id.get_storage_size()
+    if size > kept and size > min(BIG, PACKED * kept):
+        raise ValueError(f'{name} claims {size:,} bytes and holds {kept:,}')
+    half = dataset.dtype.kind == 'V' and _text(dataset.attrs.get('dtype', '')) == 'bfloat16'
+    dtype = np.dtype(ml_dtypes.bfloat16) if half else dataset.dtype
+    return StoredArray(tuple(dataset.shape), dtype, lambda: dataset[()].view(dtype))
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _stem(name: str) -> str:
+    """The class of a place."""
+    return re.sub(r'_\d+$', '', name)
+
+
+def _number(name: str) -> int:
+    """The number of a place in its class."""
+    return int((re.search(r'_(\d+)$', name) or ['', '0'])[1])
+
+
+def _line(error: BaseException) -> str:
+    return ' '.join(str(error).split()) or type(error).__name__

@@ -1,0 +1,211 @@
+"""From the layers of a Keras file to our variables and back: a bijection by the identity of layers, never by likeness.
+
+A family's `<file>_keras_names.keras_layers` lists Keras' layers with our modules, in the order of Keras' files. From
+it follow the names of old and new files, the places in files without names, and shapes.
+"""
+
+import importlib
+import importlib.util
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from jeffnet.core.block import Block, Policy, declarations, sub_blocks
+from jeffnet.core.layers import BatchNorm, Conv, LayerNorm, Linear
+from jeffnet.models.table import ModelInfo
+from jeffnet.weights import keras_file
+from jeffnet.weights.stored import StoredArray
+
+log = logging.getLogger('jeffnet')
+
+# Keras' variables of a layer by the class, in the order of its files, and our leaves.
+VARIABLES = {
+    'conv2d': {'kernel': 'kernel', 'bias': 'bias'},
+    'depthwise_conv2d': {'kernel': 'kernel', 'bias': 'bias'},
+    'dense': {'kernel': 'kernel', 'bias': 'bias'},
+    'batch_normalization': {'gamma': 'scale', 'beta': 'bias', 'moving_mean': 'mean', 'moving_variance': 'var'},
+    'layer_normalization': {'gamma': 'scale', 'beta': 'bias'},
+    'normalization': {'mean': None, 'variance': None, 'count': None},  # of the image, before the network
+}
+AUTOMATIC = re.compile(rf'(?P<kind>{"|".join(VARIABLES)}|separable_conv2d|layer_scale)(?:_(?P<number>\d+))?')
+FORMER = {'depthwise_kernel': 'kernel', 'running_mean': 'moving_mean', 'running_std': 'moving_variance'}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """A layer of Keras with variables: its name, class and place, and for each variable our flat name."""
+
+    name: str
+    kind: str
+    place: str
+    variables: dict[str, str | None]  # None: none of the network's
+
+
+def has_names(info: ModelInfo) -> bool:
+    """Whether Keras' names are known for the family."""
+    return importlib.util.find_spec(f'jeffnet.models.{info.file}_keras_names') is not None
+
+
+def layers_of(info: ModelInfo, block: Any, policy: Policy) -> list[Layer]:
+    """Keras' layers of a network, in the order of its files."""
+    named = importlib.import_module(f'jeffnet.models.{info.file}_keras_names').keras_layers(block)
+    modules, declared = sub_blocks(block, policy), declarations(block, policy)
+    counts, found = Counter(), []
+    for name, path in named:
+        kind = 'normalization' if path is None else kind_of(modules[path])
+        variables = {
+            theirs: leaf and f'{path}.{leaf}'
+            for theirs, leaf in VARIABLES[kind].items()
+            if leaf is None or f'{path}.{leaf}' in declared
+        }
+        found.append(Layer(name, kind, keras_file.place(kind, counts[kind]), variables))
+        counts[kind] += 1
+    return found
+
+
+def kind_of(module: Block) -> str:
+    """The class of Keras' layer that a module is, as its files spell it."""
+    if isinstance(module, Conv):
+        return 'depthwise_conv2d' if module.groups == module.in_features > 1 else 'conv2d'
+    kinds = {Linear: 'dense', BatchNorm: 'batch_normalization', LayerNorm: 'layer_normalization'}
+    return kinds[type(module)]
+
+
+def translate(
+    layout: str, arrays: Mapping[str, StoredArray], info: ModelInfo, block: Any, policy: Policy
+) -> tuple[dict[str, StoredArray], list[str]]:
+    """The arrays of a Keras file under our flat names, and the names of those that the network does not have.
+
+    Raises ValueError if the layers lie in another order than Keras', which goes by their order when it loads.
+    """
+    if not has_names(info):
+        return {}, sorted(arrays)
+    declared, theirs = declarations(block, policy), grouped(arrays)
+    expected = layers_of(info, block, policy)
+    flat, unexpected, met = {}, [], []
+    found = matched(layout, list(theirs), expected) or by_position(theirs, expected, declared)
+    for layer, variables in theirs.items():
+        known = found.get(layer)
+        if known is None:
+            unexpected += [f'{layer}/{name}' for name in variables]
+            continue
+        met.append(known)
+        if known.kind == 'normalization':
+            check_normalisation(info, list(variables.values()))
+            continue
+        for i, (name, array) in enumerate(variables.items()):
+            flat_name = variable_of(known, name, i)
+            if flat_name is None:
+                unexpected.append(f'{layer}/{name}')
+            else:
+                flat[flat_name] = as_ours(array, known.kind, len(declared[flat_name].shape))
+    check_order(met, expected)
+    return flat, sorted(unexpected)
+
+
+def grouped(arrays: Mapping[str, StoredArray]) -> dict[str, dict[str, StoredArray]]:
+    """The arrays by layer, in their order."""
+    found: dict[str, dict[str, StoredArray]] = {}
+    for name, array in arrays.items():
+        layer, _, variable = name.rpartition('/')
+        found.setdefault(layer, {})[variable] = array
+    return found
+
+
+def matched(layout: str, theirs: list[str], expected: list[Layer]) -> dict[str, Layer]:
+    """The layers of the network by those of a file, by place or name; empty if not one name of the file is known.
+
+    Layers that Keras numbers by itself (`conv2d_7`) count on from model to model, so their numbers are ranks.
+    """
+    if layout == keras_file.PLACED:
+        known = {layer.place: layer for layer in expected}
+        return {name: known[name] for name in theirs if name in known}
+    names = dict(zip(canonical([layer.name for layer in expected]), expected, strict=True))
+    return {name: names[plain] for name, plain in zip(theirs, canonical(theirs), strict=True) if plain in names}
+
+
+def canonical(names: Iterable[str]) -> list[str]:
+    """Names without what depends on the process that built the model: slashes within, and numbers counted on."""
+    names = [name.replace('/', '_') for name in names]
+    numbers: dict[str, list[int]] = {}
+    for name in names:
+        if match := AUTOMATIC.fullmatch(name):
+            numbers.setdefault(match['kind'], []).append(int(match['number'] or 0))
+    ranks = {kind: {number: rank for rank, number in enumerate(sorted(own))} for kind, own in numbers.items()}
+
+    def plain(name: str) -> str:
+        match = AUTOMATIC.fullmatch(name)
+        return f'{match["kind"]} {ranks[match["kind"]][int(match["number"] or 0)]}' if match else name
+
+    return [plain(name) for name in names]
+
+
+def by_position(theirs: Mapping[str, Mapping], expected: list[Layer], declared: Mapping) -> dict[str, Layer]:
+    """The layers of a file with names of another time, by their position; empty unless every shape agrees.
+
+    That is how Keras itself loads such files. The classifier may be missing.
+    """
+    if not len(expected) - 1 <= len(theirs) <= len(expected):
+        return {}
+    for (_, variables), layer in zip(theirs.items(), expected, strict=False):
+        if layer.kind == 'normalization':
+            continue
+        ours = [tuple(declared[name].shape) for name in layer.variables.values()]
+        shapes = [tuple(as_ours(array, layer.kind, len(shape)).shape)
+                  for array, shape in zip(variables.values(), ours, strict=False)]  # fmt: skip
+        if len(variables) != len(ours) or (shapes != ours and layer is not expected[-1]):
+            return {}
+    return dict(zip(theirs, expected, strict=False))
+
+
+def variable_of(layer: Layer, name: str, position: int) -> str | None:
+    """Our flat name of a layer's variable, by its name or, where files have none or an older one, its position."""
+    if FORMER.get(name, name) in layer.variables:
+        return layer.variables[FORMER.get(name, name)]
+    known = {variable for kind in VARIABLES.values() for variable in kind}
+    if name in known or position >= len(layer.variables):
+        return None
+    return list(layer.variables.values())[position]
+
+
+def as_ours(array: StoredArray, kind: str, ndim: int) -> StoredArray:
+    """An array in our axes: only depthwise kernels differ, [H, W, C, M] there and [H, W, 1, C M] here."""
+    if kind == 'depthwise_conv2d' and ndim == 4 and array.ndim == 4:
+        height, width, features, multiplier = array.shape
+        return array.reshape((height, width, 1, features * multiplier))
+    return array
+
+
+def check_normalisation(info: ModelInfo, arrays: list[StoredArray]) -> None:
+    """Says so if the file's network normalises its images otherwise than the published one.
+
+    The published files hold the standard deviation in the place of the variance, and Keras divides by its root twice
+    (tensorflow issue 49930), so either is the usual normalisation.
+    """
+    mean, variance = (np.asarray(array.read(), np.float32).ravel() for array in arrays[:2])
+    std = np.asarray(info.std, np.float32)
+    if np.allclose(mean, info.mean, atol=1e-6) and any(np.allclose(variance, v, atol=1e-6) for v in (std, std**2)):
+        return
+    log.warning(
+        '%s: this file is of a network whose images were normalised with mean %s and std %s, not as published; '
+        'prepare them so', info.name, *(' '.join(f'{v:g}' for v in values) for values in (mean, np.sqrt(variance))),
+    )  # fmt: skip
+
+
+def check_order(met: list[Layer], expected: list[Layer]) -> None:
+    """Raises ValueError if layers of one class lie in another order than in Keras' files."""
+    rank = {layer.name: i for i, layer in enumerate(expected)}
+    last: dict[str, Layer] = {}
+    for layer in met:
+        before = last.get(layer.kind)
+        if before is not None and rank[before.name] > rank[layer.name]:
+            raise ValueError(
+                f'the layers are shuffled: {before.name} lies before {layer.name}; Keras, which goes by the order of '
+                'layers, would mix them up. Save the model again'
+            )
+        last[layer.kind] = layer

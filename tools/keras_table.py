@@ -1,0 +1,177 @@
+"""Writes the Keras entries of jeffnet/models/*.json: `python -m tools.keras_table` (needs keras).
+
+Constructors, addresses and checksums come from keras.applications itself, whose downloads are caught; parameters and
+multiply-adds are counted from our definitions. Accuracies are those of keras.io/api/applications.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault('KERAS_BACKEND', 'numpy')
+
+import keras
+from keras.src.utils import file_utils
+
+import jeffnet
+from jeffnet.create import parameter_count, plan, policy_of
+from jeffnet.models.table import table
+from tools.efficientnet_table import multiply_adds
+
+MODELS = Path(__file__).parent.parent / 'jeffnet' / 'models'
+IMAGENET = {'mean': [0.485, 0.456, 0.406], 'std': [0.229, 0.224, 0.225]}
+UNIT = {'mean': [0.5] * 3, 'std': [0.5] * 3}
+CAFFE = {'mean': [value / 255 for value in (103.939, 116.779, 123.68)], 'std': [1 / 255] * 3}
+MODES = {'torch': IMAGENET, 'tf': UNIT, 'caffe': CAFFE, 'none': IMAGENET}
+RESNET = {'padding': 'LIKE', 'bn_eps': 1.001e-5}
+# Family file -> what its networks share, and for each: constructor, its keywords, architecture, side of the image,
+# top-1, top-5.
+FAMILIES: dict[str, list[tuple[dict[str, Any], dict[str, tuple]]]] = {
+    'resnet': [
+        (
+            {
+                'family': 'resnet_keras', 'mode': 'caffe', 'policy': RESNET, 'paper': 'arXiv:1512.03385',
+                'options': {'conv_bias': True, 'stride_first': True},
+            },
+            {
+                'keras_resnet50': ('ResNet50', {}, 'resnet50', 224, 74.9, 92.1),
+                'keras_resnet101': ('ResNet101', {}, 'resnet101', 224, 76.4, 92.8),
+                'keras_resnet152': ('ResNet152', {}, 'resnet152', 224, 76.6, 93.1),
+            },
+        )
+    ],
+    'resnetv2': [
+        (
+            {
+                'family': 'resnetv2_keras', 'mode': 'tf', 'policy': RESNET, 'paper': 'arXiv:1603.05027',
+                'options': {'conv_bias': True, 'stride_last': True, 'zero_pad_pool': True},
+            },
+            {
+                'keras_resnet50v2': ('ResNet50V2', {}, 'resnetv2_50', 224, 76.0, 93.0),
+                'keras_resnet101v2': ('ResNet101V2', {}, 'resnetv2_101', 224, 77.2, 93.8),
+                'keras_resnet152v2': ('ResNet152V2', {}, 'resnetv2_152', 224, 78.0, 94.2),
+            },
+        )
+    ],
+    'efficientnet': [
+        (
+            {
+                'family': 'efficientnet_keras', 'mode': 'none', 'policy': {}, 'paper': 'arXiv:1905.11946',
+                'options': {},
+            },
+            {
+                f'keras_efficientnet_b{i}': (f'EfficientNetB{i}', {}, f'efficientnet_b{i}', *figures)
+                for i, figures in enumerate([
+                    (224, 77.1, 93.3), (240, 79.1, 94.4), (260, 80.1, 94.9), (300, 81.6, 95.7), (380, 82.9, 96.4),
+                    (456, 83.6, 96.7), (528, 84.0, 96.8), (600, 84.3, 97.0),
+                ])
+            },
+        ),
+        (
+            {
+                'family': 'mobilenetv2_keras', 'mode': 'tf', 'policy': {'bn_momentum': 0.999},
+                'paper': 'arXiv:1801.04381', 'options': {},
+            },
+            {
+                'keras_mobilenet_v2': ('MobileNetV2', {}, 'mobilenetv2_100', 224, 71.3, 90.1),
+                **{
+                    f'keras_mobilenet_v2_{round(100 * alpha):03}':
+                        ('MobileNetV2', {'alpha': alpha}, f'mobilenetv2_{round(100 * alpha):03}', 224, None, None)
+                    for alpha in (0.35, 0.5, 0.75, 1.3, 1.4)
+                },
+            },
+        ),
+    ],
+    'densenet': [
+        (
+            {'family': 'densenet_keras', 'mode': 'torch', 'policy': RESNET, 'paper': 'arXiv:1608.06993', 'options': {}},
+            {
+                'keras_densenet121': ('DenseNet121', {}, 'densenet121', 224, 75.0, 92.3),
+                'keras_densenet169': ('DenseNet169', {}, 'densenet169', 224, 76.2, 93.2),
+                'keras_densenet201': ('DenseNet201', {}, 'densenet201', 224, 77.3, 93.6),
+            },
+        )
+    ],
+    'inception_v3': [
+        (
+            {
+                'family': 'inception_v3_keras', 'mode': 'tf', 'policy': {}, 'paper': 'arXiv:1512.00567',
+                'options': {'norm_scale': False, 'count_padding': False},
+            },
+            {'keras_inception_v3': ('InceptionV3', {}, 'inception_v3', 299, 77.9, 93.7)},
+        )
+    ],
+}  # fmt: skip
+
+
+def main() -> None:
+    for file, groups in FAMILIES.items():
+        path = MODELS / f'{file}.json'
+        entries = json.loads(path.read_text()) if path.exists() else {}
+        fresh = {name: entry(name, shared, *own) for shared, models in groups for name, own in models.items()}
+        entries = {name: old for name, old in entries.items() if not name.startswith('keras_')} | fresh
+        write(path, entries)
+    table.cache_clear()
+    for file in FAMILIES:
+        path = MODELS / f'{file}.json'
+        entries = json.loads(path.read_text())
+        for name in entries:
+            if name.startswith('keras_'):
+                chosen = plan(name)
+                entries[name]['parameters'] = parameter_count(chosen.block, policy_of(jeffnet.model_info(name)))
+                entries[name]['multiply_adds'] = multiply_adds(name)
+        write(path, entries)
+
+
+def entry(
+    name: str,
+    shared: dict[str, Any],
+    constructor: str,
+    options: dict[str, Any],
+    arch: str,
+    side: int,
+    top1: float | None,
+    top5: float | None,
+) -> dict[str, Any]:
+    """An entry of the table, not counted yet."""
+    address, md5 = published(constructor, **options)
+    return {
+        'family': shared['family'], 'arch': arch, 'flavour': 'keras', 'options': shared['options'], 'parameters': 0,
+        'multiply_adds': 0, 'input_size': [side, side, 3], 'crop_pct': 0.875, 'interpolation': 'bilinear',
+        **MODES[shared['mode']], 'preprocessing': f'keras-{shared["mode"]}', 'weights': address, 'timm': name,
+        'licence': 'apache-2.0', 'paper': shared['paper'], 'top1': top1, 'top5': top5,
+        'top_image_size': side if top1 else None,
+        'drop_rate': 0.0, 'policy': shared['policy'], 'keras': constructor, 'keras_options': options,
+        'md5': md5,
+    }  # fmt: skip
+
+
+class Caught(Exception):
+    """Stands for a download."""
+
+
+def published(constructor: str, **options: Any) -> tuple[str, str | None]:
+    """Address and checksum of the weights that a constructor asks for."""
+
+    def catch(name, origin, *args, file_hash=None, **kwargs):
+        raise Caught(origin, file_hash)
+
+    usual, file_utils.get_file = file_utils.get_file, catch
+    try:
+        getattr(keras.applications, constructor)(weights='imagenet', **options)
+    except Caught as caught:
+        return caught.args
+    finally:
+        file_utils.get_file = usual
+    raise RuntimeError(f'{constructor} asks for no file')
+
+
+def write(path: Path, entries: dict[str, dict]) -> None:
+    """One line for each entry."""
+    lines = [f' {json.dumps(name)}: {json.dumps(each)}' for name, each in entries.items()]
+    path.write_text('{\n' + ',\n'.join(lines) + '\n}\n')
+
+
+if __name__ == '__main__':
+    main()
