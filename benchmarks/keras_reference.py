@@ -13,16 +13,21 @@ from typing import Any
 os.environ.setdefault('KERAS_BACKEND', 'numpy')
 
 import h5py
+import jax
 import keras
 import numpy as np
+from keras.src.backend.common import dtypes
 
 import jeffnet
 
-FORMATS = ('weights.h5', 'keras', 'h5')  # what Keras 3 writes; `h5`: the whole model in the legacy format
+# What Keras 3 writes, with the whole model in the legacy format, and `hosted`: legacy as the published files.
+FORMATS = ('weights.h5', 'hosted', 'keras', 'h5')
+SIZES = ((64, 64), (97, 75))  # even; odd, and not square
+LARGER = {'inception_v3': ((96, 96), (107, 90))}  # by family file, where Keras takes no smaller ones
 Image = tuple[int, int]  # height, width
 
 
-def build(name: str, size: Image, **options: Any) -> Any:
+def build(name: str, size: Image, drawn: bool = True, **options: Any) -> Any:
     """The network of a name of ours with random weights, ending in logits, for images of one size."""
     info = jeffnet.model_info(name)
     keras.utils.set_random_seed(zlib.crc32(name.encode()))
@@ -31,6 +36,8 @@ def build(name: str, size: Image, **options: Any) -> Any:
         'weights': None, 'classifier_activation': None, 'input_shape': (*size, 3), **info.keras_options, **options
     }  # fmt: skip
     model = getattr(keras.applications, info.keras)(**options)
+    if not drawn:
+        return model
     randomise(model, size)
     for layer in normalisations(model):
         layer.adapt_mean.assign(np.asarray(info.mean))
@@ -63,7 +70,7 @@ def randomise(model: Any, size: Image) -> None:
     usual = [norm.call for norm in norms]
     for norm in norms:
         norm.call = partial(calibrated, norm, norm.call, rng)
-    model(unprepared(model, rng.standard_normal((4, *size, 3)).astype(np.float32)))
+    logits(model, rng.standard_normal((4, *size, 3)).astype(np.float32))
     for norm, call in zip(norms, usual, strict=True):
         norm.call = call
 
@@ -82,8 +89,43 @@ def parents(layer: Any) -> list[str]:
     return [tensor._keras_history.operation.name for node in layer._inbound_nodes for tensor in node.input_tensors]
 
 
+def sizes_of(name: str) -> tuple[Image, ...]:
+    """The image sizes at which a name is compared."""
+    return LARGER.get(jeffnet.model_info(name).file, SIZES)
+
+
+class Judge:
+    """A function from prepared images to Keras' logits, in the type of the images."""
+
+    def __init__(self, name: str, size: Image, **options: Any):
+        self.model = build(name, size, **options)
+        self.rebuild = partial(build, name, size, **options)
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        if x.dtype != np.float64:
+            return logits(self.model, x)
+        usual, wide = (keras.config.floatx(), jax.config.jax_enable_x64), ('float64', True)
+        try:
+            set_precision(*wide)  # JAX's too: Keras' NumPy back end convolves with it
+            exact = self.rebuild(drawn=False)
+            exact.set_weights([array.astype(np.float64) for array in self.model.get_weights()])
+            for layer in normalisations(exact):
+                layer.finalize_state()
+            return logits(exact, x)
+        finally:
+            set_precision(*usual)
+
+
+def set_precision(floatx: str, x64: bool) -> None:
+    """The type of new Keras networks, and whether JAX has 64 bits."""
+    dtypes.BIT64_TO_BIT32_DTYPE['float64'] = floatx  # else Keras makes 32 bits of 64 wherever it promotes types
+    keras.config.set_floatx(floatx)
+    keras.config.set_dtype_policy(floatx)
+    jax.config.update('jax_enable_x64', x64)
+
+
 def save(model: Any, folder: Path, kind: str) -> Path:
-    """The model's file in one of `FORMATS`, or 'hosted': legacy with weights alone, as the published ones."""
+    """The model's file in one of `FORMATS`."""
     path = folder / f'{model.name}.{kind}'
     if kind == 'hosted':
         path = folder / f'{model.name}_weights_tf_dim_ordering_tf_kernels.h5'
@@ -119,12 +161,13 @@ def unprepared(model: Any, x: np.ndarray) -> np.ndarray:
     """The pixels that a network which prepares its images itself turns into `x`."""
     for layer in reversed(model.layers[:4]):
         if isinstance(layer, keras.layers.Normalization):
-            x = x * np.sqrt(np.asarray(layer.variance)) + np.asarray(layer.mean)
+            x = (x * np.sqrt(np.asarray(layer.variance)) + np.asarray(layer.mean)).astype(x.dtype)
         elif isinstance(layer, keras.layers.Rescaling):
-            x = (x - np.asarray(layer.offset)) / np.asarray(layer.scale)
-    return np.asarray(x, np.float32)
+            x = ((x - np.asarray(layer.offset)) / np.asarray(layer.scale)).astype(x.dtype)
+    return x
 
 
 def logits(model: Any, x: np.ndarray) -> np.ndarray:
     """The network's output for prepared images `[N, H, W, C]`."""
-    return np.asarray(model(unprepared(model, x), training=False))
+    with np.errstate(over='ignore'):  # Keras' sigmoid in NumPy, of large negative numbers
+        return np.asarray(model(unprepared(model, x), training=False))

@@ -1,10 +1,10 @@
-"""Every variant against timm's: the same weights through the ordinary `weights=` path, logits in three frameworks.
+"""Every variant against timm's, or Keras': the same weights through the ordinary `weights=` path, logits in three frameworks.
 
     python -m benchmarks.parity --out results/parity.csv [--models 'tf_*'] [--resume]
 
 Freshly initialised networks say little: their logits are almost all bias. So the weights are drawn to make the output
-depend on the input (`randomise`), and errors are measured against the spread of the logits between inputs. timm's own
-float32 against its float64, the floor, shows what float32 can give.
+depend on the input (`randomise`), and errors are measured against the spread of the logits between inputs. The judge's
+own float32 against its float64, the floor, shows what float32 can give.
 """
 
 import argparse
@@ -12,12 +12,14 @@ import copy
 import csv
 import fnmatch
 import gc
+import itertools
 import os
 import sys
 import tempfile
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
@@ -38,6 +40,7 @@ from jeffnet.weights.judges import move_stride_to_projection
 torch.set_num_threads(1)
 
 Sizes = Sequence[tuple[int, int]]  # (height, width) each
+Judge = torch.nn.Module | Callable[[np.ndarray], np.ndarray]  # or a function from images to logits, in their type
 SIZES = ((64, 64), (97, 97), (76, 50))  # even, odd, and not square: SAME padding differs only at even sides
 PATCH_SIZES = ((64, 64), (80, 48), (224, 224))  # of networks with a position table: resampled, and as it is stored
 BATCH = 4
@@ -124,11 +127,12 @@ def frameworks(name: str, weights: Path, **options):
         yield framework, jeffnet.predictor(*made) if framework == 'linen' else jeffnet.predictor(made)
 
 
-def compare(name: str, model: torch.nn.Module, weights: Path, sizes=SIZES, dtype=np.float32, **options) -> list[dict]:
+def compare(name: str, model: Judge, weights: Path, sizes=SIZES, dtype=np.float32, **options) -> list[dict]:
     """One row of the table per framework and size."""
+    judge = partial(torch_logits, model) if isinstance(model, torch.nn.Module) else model
     inputs = {size: images(size).astype(dtype) for size in sizes}
-    exact = {size: torch_logits(model, x.astype(np.float64)) for size, x in inputs.items()}
-    expected = {size: torch_logits(model, x) for size, x in inputs.items()}
+    exact = {size: judge(x.astype(np.float64)) for size, x in inputs.items()}
+    expected = {size: judge(x) for size, x in inputs.items()}
     rows, first = [], {}
     for framework, run in frameworks(name, weights, dtype=jnp.dtype(dtype), **options):
         for size, x in inputs.items():
@@ -186,6 +190,8 @@ def prove(name: str, sizes: Sizes = ()) -> list[dict]:
     In float32, and in float64 for deep networks and wherever float32 is too coarse to tell.
     """
     info = jeffnet.model_info(name)
+    if info.keras:
+        return prove_against_keras(name, sizes)
     rows, sizes = [], sizes or sizes_of(name)
     with tempfile.TemporaryDirectory() as folder:
         model = reference(name)
@@ -200,6 +206,19 @@ def prove(name: str, sizes: Sizes = ()) -> list[dict]:
                 rows += compare_sizes(name, model, weights, sizes, np.float64)
             finally:
                 jax.config.update('jax_enable_x64', False)
+    jax.clear_caches()
+    return rows
+
+
+def prove_against_keras(name: str, sizes: Sizes = ()) -> list[dict]:
+    """The rows of a name of Keras Applications, whose networks are made for one size each."""
+    from benchmarks import keras_reference
+
+    rows = []
+    for size, kind in zip(sizes or keras_reference.sizes_of(name), itertools.cycle(keras_reference.FORMATS)):
+        judge = keras_reference.Judge(name, size)
+        with tempfile.TemporaryDirectory() as folder:
+            rows += compare(name, judge, keras_reference.save(judge.model, Path(folder), kind), (size,))
     jax.clear_caches()
     return rows
 

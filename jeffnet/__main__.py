@@ -52,7 +52,7 @@ def models(argv: list[str]) -> int:
         info = jeffnet.model_info(name)
         size, top1 = 'x'.join(map(str, info.input_size)), '' if info.top1 is None else f'{info.top1:.2f}'
         counts = f'{info.parameters / 1e6:>10.2f} M{info.multiply_adds / 1e9:>13.2f} G'
-        print(f'{name:<34}{counts}  {size:<10}{top1:>7}  {info.weights or ""}'.rstrip())
+        print(f'{name:<34}{counts}  {size:<10}{top1:>7}  {(info.weights or "").rpartition("/")[2]}'.rstrip())
     return 0
 
 

@@ -9,6 +9,7 @@ import jeffnet
 from jeffnet.data import Preprocessing
 
 TABLE = json.loads((Path(jeffnet.__file__).parent / 'models' / 'efficientnet.json').read_text())
+TABLE = {name: entry for name, entry in TABLE.items() if entry['flavour'] != 'keras'}  # those are in test_keras.py
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 INCEPTION = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 # Families of TensorFlow's weights that were trained on values of -1 to 1.

@@ -20,7 +20,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 ACCELERATORS = ('cuda12', 'cuda13', 'tpu')
-EXTRAS = ('objax', 'hf', 'train', 'demo', 'tf', 'tf-cpu', 'torch', *ACCELERATORS)
+EXTRAS = ('objax', 'hf', 'keras', 'train', 'demo', 'tf', 'tf-cpu', 'torch', *ACCELERATORS)
 # What an extra brings, as the doctor calls it.
 PARTS = {'objax': 'objax', 'hf': 'hf', 'train': 'train', 'tf': 'tf', 'tf-cpu': 'tf', 'torch': 'torch'}
 READERS = {'tf': 'tf', 'tf-cpu': 'tf', 'torch': 'pt'}

@@ -30,6 +30,12 @@ FAMILIES = {
     'MobileNetV3': ('mobilenetv3',),
     'MNASNet, FBNet-C, Single-Path NAS': ('mnasnet_a1', 'mnasnet_b1', 'mnasnet_small', 'fbnetc', 'spnasnet'),
     'ResNet': ('resnet',),
+    'ResNet, Keras': ('resnet_keras',),
+    'ResNetV2, Keras': ('resnetv2_keras',),
+    'DenseNet, Keras': ('densenet_keras',),
+    'Inception-V3, Keras': ('inception_v3_keras',),
+    'EfficientNet, Keras': ('efficientnet_keras',),
+    'MobileNetV2, Keras': ('mobilenetv2_keras',),
     'Vision Transformer': ('vit',),
 }
 NETWORKS = {

@@ -99,7 +99,8 @@ class Augmentation:
         """The colour outside of a moved image, uint8 [C]: the model's mean as in timm, or grey as in TensorFlow."""
         if preprocessing.kind == 'tf' or isinstance(self.policy, policies.TfRandAugment):
             return (GREY,) * preprocessing.in_chans
-        return tuple(max(0, min(255, round(255 * mean))) for mean in preprocessing.mean)
+        colour = tuple(max(0, min(255, round(255 * mean))) for mean in preprocessing.mean)
+        return colour[::-1] if preprocessing.bgr else colour  # images are turned round at the very end
 
     def draw(self, seed: int, position: int, interpolation: str = 'bicubic') -> Draw:
         """The random numbers of one example; `interpolation` is that of the preprocessing.

@@ -18,6 +18,8 @@ from jeffnet.data.augmentation import Augmentation as Augmentation
 from jeffnet.data.settings import INTERPOLATIONS, Box, Size, check, is_number
 
 KINDS = ('pil', 'tf')
+# Keras Applications' modes, by the names of the table: sizes as `pil`; what they make of the pixels is in mean and std.
+KERAS = {'keras-caffe': 'pil', 'keras-tf': 'pil', 'keras-torch': 'pil', 'keras-none': 'pil'}
 
 
 def numbers(value: Any, count: int) -> tuple[float, ...] | None:
@@ -38,9 +40,10 @@ class Preprocessing:
     image_size: Size = (224, 224)  # (height, width); an int is taken for both
     crop_pct: float = 0.875  # share of the short side that the centre crop keeps
     interpolation: str = 'bicubic'
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of values in 0..1
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of values in 0..1, in the order of the channels
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     in_chans: int = 3  # 3: decoded to RGB, 1: decoded to grey
+    bgr: bool = False  # whether colours are turned round at the end, as for networks from Caffe
 
     def __post_init__(self) -> None:
         size = self.image_size
@@ -48,6 +51,7 @@ class Preprocessing:
         whole = len(size) == 2 and all(isinstance(s, (int, np.integer)) and not isinstance(s, bool) for s in size)
         check('image_size', self.image_size, whole and min(size) > 0, 'a whole number above 0, or (height, width)')
         check('preprocessing', self.kind, self.kind in KINDS, ', '.join(KINDS))
+        check('bgr', self.bgr, isinstance(self.bgr, bool), 'True or False')
         check('crop_pct', self.crop_pct, is_number(self.crop_pct) and 0 < self.crop_pct <= 1, 'above 0, at most 1')
         check('interpolation', self.interpolation, self.interpolation in INTERPOLATIONS, ', '.join(INTERPOLATIONS))
         check('in_chans', self.in_chans, self.in_chans in (1, 3), '1 (grey) or 3 (RGB)')
@@ -67,7 +71,9 @@ class Preprocessing:
             settings = dict(source)
         else:
             settings = {name: getattr(source, name) for name in ('crop_pct', 'interpolation', 'mean', 'std')}
-            settings |= {'kind': source.preprocessing, 'image_size': tuple(source.input_size[:2])}
+            kind = source.preprocessing
+            settings |= {'kind': KERAS.get(kind, kind), 'bgr': kind == 'keras-caffe'}
+            settings |= {'image_size': tuple(source.input_size[:2])}
         settings |= {name: value for name, value in overrides.items() if value is not None}
         unknown = sorted(settings.keys() - names)
         check('preprocessing field', unknown, not unknown, ', '.join(sorted(names)))
@@ -80,7 +86,7 @@ class Preprocessing:
     def describe(self) -> str:
         """One line for people: the steps in their order."""
         height, width = self.image_size
-        colour = 'RGB' if self.in_chans == 3 else 'grey'
+        colour = 'grey' if self.in_chans == 1 else 'BGR' if self.bgr else 'RGB'
         if self.kind == 'pil':
             least = least_size(self)
             short = f'short side to {least[0]}' if height == width else f'to cover {least[0]}x{least[1]}'
@@ -138,6 +144,8 @@ def tf_crop(height: int, width: int, preprocessing: Preprocessing) -> Box:
 def normalise(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
     """(image / 255 - mean) / std in float32, the order of torchvision, [H, W, C] of 0..255 -> [H, W, C]."""
     height, width, channels = image.shape
+    if preprocessing.bgr:
+        image = image[:, :, ::-1]
     # Whole rows and in place: with a last axis of three, NumPy takes ten times as long.
     mean, std = (np.tile(np.array(values, np.float32), width) for values in (preprocessing.mean, preprocessing.std))
     rows = image.reshape(height, width * channels).astype(np.float32)

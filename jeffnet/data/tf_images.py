@@ -160,6 +160,8 @@ def random_crop(height: tf.Tensor, width: tf.Tensor, crops: tf.Tensor, ratio: tu
 def normalise(image: tf.Tensor, preprocessing: Preprocessing) -> tf.Tensor:
     """`preprocessing.normalise`, and the shape that the reader promises."""
     height, width = preprocessing.image_size
+    if preprocessing.bgr:
+        image = image[:, :, ::-1]
     # Whole rows, since TensorFlow is slow with a last axis of three.
     mean, std = (np.tile(np.array(values, np.float32), width) for values in (preprocessing.mean, preprocessing.std))
     rows = tf.reshape(tf.cast(image, tf.float32), [height, width * preprocessing.in_chans])

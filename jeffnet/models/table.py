@@ -31,8 +31,8 @@ class ModelInfo:
     interpolation: str
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    preprocessing: str  # 'pil': resize then crop; 'tf': crop then resize
-    weights: str | None  # <timm architecture>.<tag>, or None where no weights were published
+    preprocessing: str  # 'pil': resize then crop; 'tf': crop then resize; 'keras-...': as `pil`, Keras' pixels
+    weights: str | None  # <timm architecture>.<tag>, or the address of Keras' file; None if none were published
     timm: str  # timm architecture
     licence: str | None
     paper: str

@@ -16,7 +16,7 @@ from jeffnet.core.block import PYTORCH, Policy, declarations
 from jeffnet.core.derive import block_class, fields
 from jeffnet.create import NOT_OVERRIDES, policy_of
 from jeffnet.models.table import ModelInfo, definition, model_info
-from jeffnet.weights import hub, recognise
+from jeffnet.weights import hub, keras_file, keras_names, recognise
 from jeffnet.weights.checkpoint import replaced, write_arrays
 from jeffnet.weights.files import TORCH_SUFFIXES
 from jeffnet.weights.merge import stored_grid
@@ -27,6 +27,7 @@ log = logging.getLogger('jeffnet')
 # Keywords of `create_model` that shape the network and that its root block holds.
 OPTIONS = ('num_classes', 'in_chans', 'output_stride', 'image_size')  # of the last two a network has one
 FOREIGN = (*TORCH_SUFFIXES, '.npz', '.npy', '.h5', '.keras', '.msgpack', '.onnx')  # what people may expect, and not get
+KERAS_SUFFIX = '.weights.h5'  # of the files that Keras 3 writes and reads
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,8 @@ def save_weights(
 ) -> Path:
     """Writes a model in timm's names and layout: to a `.safetensors` file, or else to a folder with a `config.json`.
 
+    A path that ends in `.weights.h5` gets Keras' names and layout, which `load_weights` of Keras 3 reads.
+
     `model` is an Objax or NNX module, a Linen module with its `variables`, or Linen variables alone. Modules made by
     `create_model` know their name; variables do not: give `name`, or the file says only what the shapes show.
     `preprocessing` (the fields of `Preprocessing`, or what `read_config` gives) is that of the name unless given. An
@@ -59,8 +62,12 @@ def save_weights(
     if not str(path):
         raise ValueError("path='': give the path of a .safetensors file or of a folder")
     path = Path(path).expanduser().resolve()  # what a link points at is replaced, not the link
+    if path.name.endswith(KERAS_SUFFIX):
+        return save_keras_weights(model, path, variables, name)
     if path.suffix in FOREIGN:
-        raise ValueError(f'{path}: jeffnet writes .safetensors files, or folders (a path without a suffix)')
+        raise ValueError(
+            f'{path}: jeffnet writes .safetensors files, folders (a path without a suffix), and for Keras .weights.h5'
+        )
     export = exported(model, variables, name, preprocessing, classes, metrics)
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == '.safetensors':
@@ -79,6 +86,16 @@ def save_weights(
         raise ValueError(f'{path} is a folder with other things in it; give a new one')
     with replaced(path) as folder:
         write_folder(folder, export, f'local-dir:{path.name}')
+    return path
+
+
+def save_keras_weights(model: Any, path: Path, variables: Mapping[str, Any] | None, name: str | None) -> Path:
+    """Writes a `.weights.h5` of Keras 3."""
+    info, block, policy, flat = described(model, variables, name)
+    if info is None:
+        raise ValueError('these variables are those of several models: give name=')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    keras_file.write(path, keras_names.to_keras(info, block, policy, flat))
     return path
 
 
@@ -107,8 +124,8 @@ def push_to_hub(
         return hub.upload(Path(folder), repo, token=token, private=private, revision=revision, message=message)
 
 
-def exported(model, variables, name, preprocessing, classes, metrics) -> Export:
-    """Collects what is to be written; ValueError or TypeError for what is no model of jeffnet's."""
+def described(model, variables, name) -> tuple[ModelInfo | None, Any, Policy, dict[str, Any]]:
+    """The table's entry, the block, the policy and the flat variables of a model; ValueError for what is none."""
     flat = jeffnet.flat_variables(model if variables is None else variables)
     if variables is None and isinstance(model, Mapping):
         info, block, policy = of_variables(flat, name)
@@ -120,12 +137,18 @@ def exported(model, variables, name, preprocessing, classes, metrics) -> Export:
                 'this model is fused for inference, which no other library loads: save the one it was made of'
             )
         info = info_of(block, name)
-    family = definition(info or model_info(recognise.models_of_variables({k: v.shape for k, v in flat.items()})[0]))
-    names = timm_names(block, policy, family.WEIGHT_NAMES)
     wanted = declarations(block, policy)
     odd = [k for k in {**flat, **wanted} if k not in flat or k not in wanted or flat[k].shape != tuple(wanted[k].shape)]
     if odd:
         raise ValueError(f'these variables are not those of {info.name if info else name}: see {", ".join(odd[:5])}')
+    return info, block, policy, flat
+
+
+def exported(model, variables, name, preprocessing, classes, metrics) -> Export:
+    """Collects what is to be written; ValueError or TypeError for what is no model of jeffnet's."""
+    info, block, policy, flat = described(model, variables, name)
+    family = definition(info or model_info(recognise.models_of_variables({k: v.shape for k, v in flat.items()})[0]))
+    names = timm_names(block, policy, family.WEIGHT_NAMES)
     if getattr(block, 'stride_in_projection', False):
         log.warning('%s: timm strides elsewhere, and computes another function of these weights', block.variant or name)
     about: dict[str, Any] = {'model': info.name if info else None, 'options': options_of(info, block, policy)}

@@ -8,6 +8,7 @@
 """
 
 import json
+import os
 import re
 import zipfile
 from collections.abc import Iterator
@@ -167,3 +168,20 @@ def _number(name: str) -> int:
 
 def _line(error: BaseException) -> str:
     return ' '.join(str(error).split()) or type(error).__name__
+
+
+def write(path: Path, layers: list[tuple[str, str, list[Any]]]) -> None:
+    """Writes a `.weights.h5` of Keras 3 with (name, place, arrays) of each layer, whole or not at all."""
+    import h5py
+
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}')
+    try:
+        with h5py.File(temporary, 'w') as file:
+            for name, where, arrays in layers:
+                group = file.create_group(f'layers/{where}/vars')
+                group.attrs['name'] = name
+                for i, array in enumerate(arrays):
+                    group[str(i)] = np.asarray(array)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

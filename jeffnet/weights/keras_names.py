@@ -5,7 +5,6 @@ it follow the names of old and new files, the places in files without names, and
 """
 
 import importlib
-import importlib.util
 import logging
 import re
 from collections import Counter
@@ -46,11 +45,6 @@ class Layer:
     variables: dict[str, str | None]  # None: none of the network's
 
 
-def has_names(info: ModelInfo) -> bool:
-    """Whether Keras' names are known for the family."""
-    return importlib.util.find_spec(f'jeffnet.models.{info.file}_keras_names') is not None
-
-
 def layers_of(info: ModelInfo, block: Any, policy: Policy) -> list[Layer]:
     """Keras' layers of a network, in the order of its files."""
     named = importlib.import_module(f'jeffnet.models.{info.file}_keras_names').keras_layers(block)
@@ -83,9 +77,10 @@ def translate(
 
     Raises ValueError if the layers lie in another order than Keras', which goes by their order when it loads.
     """
-    if not has_names(info):
+    if info.flavour != 'keras':
         return {}, sorted(arrays)
     declared, theirs = declarations(block, policy), grouped(arrays)
+    check_generation(theirs)
     expected = layers_of(info, block, policy)
     flat, unexpected, met = {}, [], []
     found = matched(layout, list(theirs), expected) or by_position(theirs, expected, declared)
@@ -181,6 +176,16 @@ def as_ours(array: StoredArray, kind: str, ndim: int) -> StoredArray:
     return array
 
 
+def check_generation(layers: Iterable[str]) -> None:
+    """Raises ValueError for the first generation of Keras' ResNet50 files, which is of another network."""
+    if any(layer.startswith('res2a_branch') for layer in layers):
+        raise ValueError(
+            'this is a ResNet50 file of the first generation (layers res2a_branch2a, ...), of a network with another '
+            'epsilon (1e-3) and no padding before its pool; take the file that Keras publishes today '
+            '(md5 2cb95161c43110f7111970584f804107)'
+        )
+
+
 def check_normalisation(info: ModelInfo, arrays: list[StoredArray]) -> None:
     """Says so if the file's network normalises its images otherwise than the published one.
 
@@ -209,3 +214,25 @@ def check_order(met: list[Layer], expected: list[Layer]) -> None:
                 'layers, would mix them up. Save the model again'
             )
         last[layer.kind] = layer
+
+
+def to_keras(info: ModelInfo, block: Any, policy: Policy, flat: Mapping[str, Any]) -> list[tuple[str, str, list]]:
+    """(name, place, arrays) of Keras' layers of a network, of our flat variables, in Keras' order and axes.
+
+    What normalises the image gets the published mean and the square of the published std.
+    """
+    if info.flavour != 'keras':
+        raise ValueError(f'{info.name} is no network of Keras Applications; those are called keras_...')
+    found = []
+    for layer in layers_of(info, block, policy):
+        if layer.kind == 'normalization':
+            arrays = [np.float32(info.mean), np.square(np.float32(info.std)), np.int64(0)]
+        else:
+            arrays = [as_theirs(np.asarray(flat[name]), layer.kind) for name in layer.variables.values()]
+        found.append((layer.name, layer.place, arrays))
+    return found
+
+
+def as_theirs(array: np.ndarray, kind: str) -> np.ndarray:
+    """The inverse of `as_ours`, for the multiplier 1 that all networks have."""
+    return array.transpose(0, 1, 3, 2) if kind == 'depthwise_conv2d' and array.ndim == 4 else array

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from jeffnet.models.table import ModelInfo, definition, model_info
-from jeffnet.weights import hub
+from jeffnet.weights import hub, keras_download
 from jeffnet.weights.checkpoint import read_config
 from jeffnet.weights.files import IN_FOLDER, read, weights_in
 
@@ -29,9 +29,11 @@ def is_source(name: str) -> bool:
 
 
 def pinned(info: ModelInfo) -> Path:
-    """The published weights of a name, downloaded from the hub or found in its cache."""
+    """The published weights of a name, downloaded from the hub or from Keras, or found in the cache."""
     if info.weights is None:
         raise ValueError(f'{info.name} has no published weights; build it with pretrained=False or give weights=<file>')
+    if info.flavour == 'keras':
+        return keras_download.fetch(info)
     return hub.fetch(f'timm/{info.weights}', 'model.safetensors', info.revision)
 
 

@@ -1,0 +1,194 @@
+"""Keras Applications: files in every format, logits and feature maps against Keras itself, and the way back."""
+
+import numpy as np
+import pytest
+
+import jeffnet
+from benchmarks import keras_reference, parity
+from jeffnet.core.block import declarations
+from jeffnet.create import plan
+from jeffnet.data import Preprocessing
+from jeffnet.models.table import definition
+from jeffnet.weights import files, keras_command, keras_file, keras_names
+
+keras = keras_reference.keras
+h5py = keras_reference.h5py
+NAMES = jeffnet.list_models('keras_*')
+# Keras' NumPy back end makes arrays of its variables in the way of NumPy 1. Until it defines `__array__(copy=)`.
+pytestmark = pytest.mark.filterwarnings('ignore:.*__array__ implementation:DeprecationWarning')
+SMALLEST = ('keras_mobilenet_v2_035', 'keras_efficientnet_b0', 'keras_resnet50', 'keras_resnet50v2')
+SIZE = (48, 41)
+TINY = 'keras_mobilenet_v2_035'
+
+
+@pytest.fixture(scope='module')
+def judge():
+    """The smallest of the networks, randomised."""
+    return keras_reference.Judge(TINY, SIZE)
+
+
+@pytest.fixture
+def weights(judge, tmp_path):
+    """Its file as Keras 3 writes it."""
+    return keras_reference.save(judge.model, tmp_path, 'weights.h5')
+
+
+def keras_layers(name: str) -> list[keras_names.Layer]:
+    chosen = plan(name)
+    return keras_names.layers_of(chosen.info, chosen.block, chosen.policy)
+
+
+# -------------------------------------------------------------------------------------------------- names and layers
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_layers_and_facts_are_those_of_keras(name):
+    info = jeffnet.model_info(name)
+    model = keras_reference.build(name, info.input_size[:2], drawn=False)
+    theirs = {layer.name: [tuple(v.shape) for v in layer.weights] for layer in model.layers if layer.weights}
+    declared = declarations(plan(name).block, plan(name).policy)
+    ours = keras_layers(name)
+    assert [layer.name for layer in ours] == list(theirs)
+    for layer in ours:
+        if layer.kind != 'normalization':
+            found = [
+                keras_names.as_theirs(np.zeros(declared[n].shape), layer.kind).shape for n in layer.variables.values()
+            ]
+            assert found == theirs[layer.name], layer.name
+    assert sorted(n for layer in ours for n in layer.variables.values() if n) == sorted(declared)
+    places = keras_file.places_of({'config': {'layers': [
+        {'class_name': type(layer).__name__, 'config': {'name': layer.name}} for layer in model.layers
+    ]}})  # fmt: skip
+    assert {layer.place: layer.name for layer in ours}.items() <= places.items()
+    assert info.parameters == sum(int(np.prod(v.shape)) for v in model.trainable_variables)
+    norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    policy = plan(name).policy
+    assert {(norm.epsilon, norm.momentum) for norm in norms} == {(policy.bn_eps, policy.bn_momentum)}
+    assert not policy.bn_unbiased
+
+
+# --------------------------------------------------------------------------------------------------------- identity
+
+
+@pytest.mark.parametrize('kind', keras_reference.FORMATS)
+def test_every_format_gives_keras_logits(judge, kind, tmp_path):
+    path = keras_reference.save(judge.model, tmp_path, kind)
+    rows = parity.compare(TINY, judge, path, (SIZE,))
+    assert len(rows) == 3 and all(row['ok'] for row in rows)
+
+
+@pytest.mark.parametrize('name', [name for name in SMALLEST if name != TINY])
+def test_the_smallest_of_each_family(name):
+    assert all(row['ok'] for row in parity.prove(name, (SIZE,)))
+
+
+def test_files_without_names_of_layers(judge, weights):
+    with h5py.File(weights, 'a') as file:
+        for group in file['layers'].values():
+            if 'name' in group['vars'].attrs:
+                del group['vars'].attrs['name']
+    assert files.read(weights).layout == keras_file.PLACED
+    assert all(row['ok'] for row in parity.compare(TINY, judge, weights, (SIZE,)))
+
+
+def test_feature_maps_are_those_of_keras(judge, weights):
+    ends = ['block_2_add', 'block_5_add', 'block_12_add', 'block_16_project_BN']
+    inner = keras.Model(judge.model.inputs, [judge.model.get_layer(name).output for name in ends])
+    x = parity.images(SIZE)
+    made = jeffnet.create_model(TINY, 'nnx', weights=weights, features_only=True)
+    ours = jeffnet.predictor(made)(x)
+    for level, theirs in zip(ours[1:], inner(x, training=False), strict=True):
+        assert np.abs(np.asarray(level) - theirs).max() < parity.BAR32 * parity.spread(np.asarray(theirs))
+
+
+# ----------------------------------------------------------------------------------------------------------- way back
+
+
+def test_keras_loads_what_we_write(judge, weights, tmp_path):
+    module, variables = jeffnet.create_model(TINY, weights=weights)
+    path = jeffnet.save_weights(module, tmp_path / 'back.weights.h5', variables)
+    fresh = keras_reference.build(TINY, SIZE, drawn=False)
+    fresh.load_weights(path)
+    assert all(np.array_equal(a, b) for a, b in zip(fresh.get_weights(), judge.model.get_weights(), strict=True))
+
+
+def test_the_command_translates_both_ways(judge, weights, tmp_path, capsys):
+    ours = tmp_path / 'ours.safetensors'
+    assert keras_command.main(['--model', TINY, '--weights', str(weights), '--output', str(ours)]) == 0
+    shown = capsys.readouterr().out
+    assert '262 arrays of the network filled' in shown and 'logits' in shown and 'keras-tf' in shown
+    back = tmp_path / 'back.weights.h5'
+    assert keras_command.main(['--model', TINY, '--weights', str(ours), '--output', str(back)]) == 0
+    first, second = (files.read(path).arrays for path in (weights, back))
+    assert first.keys() == second.keys() and all(np.array_equal(first[k].read(), second[k].read()) for k in first)
+
+
+# ---------------------------------------------------------------------------------------------------------- bad files
+
+
+def test_another_architecture_is_refused(weights):
+    with pytest.raises(ValueError, match='keras_mobilenet_v2_035: use that name'):
+        jeffnet.create_model('keras_mobilenet_v2', weights=weights)
+    with pytest.raises(ValueError, match='of a network that pads as Keras does'):
+        jeffnet.create_model('pt_mobilenetv2_100', weights=weights)
+
+
+def test_shuffled_layers_are_refused(judge, tmp_path):
+    path = keras_reference.save(judge.model, tmp_path, 'hosted')
+    with h5py.File(path, 'a') as file:
+        names = list(file.attrs['layer_names'])
+        first, second = names.index(b'block_14_expand'), names.index(b'block_15_expand')
+        names[first], names[second] = names[second], names[first]
+        file.attrs['layer_names'] = names
+    with pytest.raises(ValueError, match='shuffled: block_15_expand lies before block_14_expand'):
+        jeffnet.create_model(TINY, weights=path)
+
+
+def test_damaged_files_are_refused(weights, tmp_path):
+    cut = tmp_path / 'cut.weights.h5'
+    cut.write_bytes(weights.read_bytes()[:5000])
+    with pytest.raises(ValueError, match=r'cannot read .*cut.weights.h5'):
+        jeffnet.create_model(TINY, weights=cut)
+    other = tmp_path / 'other.h5'
+    with h5py.File(other, 'w') as file:
+        file['data'] = np.zeros(3)
+    with pytest.raises(ValueError, match='none of the files that Keras writes'):
+        jeffnet.create_model(TINY, weights=other)
+    linked = tmp_path / 'linked.h5'
+    with h5py.File(linked, 'w') as file:
+        file.attrs['layer_names'] = [b'a']
+        file['a'] = h5py.ExternalLink(str(weights), '/layers')
+    with pytest.raises(ValueError, match='link to another place'):
+        jeffnet.create_model(TINY, weights=linked)
+
+
+def test_the_first_generation_of_resnet50_is_told_apart(tmp_path):
+    path = tmp_path / 'resnet50_weights_tf_dim_ordering_tf_kernels.h5'
+    with h5py.File(path, 'w') as file:
+        file.attrs['layer_names'] = [b'res2a_branch2a']
+        group = file.create_group('res2a_branch2a')
+        group.attrs['weight_names'] = [b'res2a_branch2a_W_1:0']
+        group['res2a_branch2a_W_1:0'] = np.zeros((1, 1, 64, 64), np.float32)
+    with pytest.raises(ValueError, match='first generation'):
+        jeffnet.create_model('keras_resnet50', weights=path)
+
+
+# ------------------------------------------------------------------------------------------------------------- images
+
+
+@pytest.mark.parametrize('mode', ['caffe', 'tf', 'torch'])
+def test_pixels_are_those_of_keras(mode):
+    from jeffnet.data.preprocessing import normalise
+
+    info = next(jeffnet.model_info(n) for n in NAMES if jeffnet.model_info(n).preprocessing == f'keras-{mode}')
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 9, 3)).astype(np.float32)
+    theirs = keras.applications.imagenet_utils.preprocess_input(pixels.copy(), mode=mode, data_format='channels_last')
+    ours = normalise(pixels, Preprocessing.of(info, image_size=(8, 9)))
+    np.testing.assert_allclose(ours, theirs, atol=1e-6 * np.abs(theirs).max() * 4)  # another order of the same steps
+
+
+def test_every_name_has_its_classifier_and_first_convolution():
+    for name in NAMES:
+        family, chosen = definition(jeffnet.model_info(name)), plan(name)
+        declared = declarations(chosen.block, chosen.policy)
+        assert {f'{family.FIRST_CONV}.kernel', f'{family.CLASSIFIER}.kernel'} <= declared.keys()
