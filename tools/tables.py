@@ -101,6 +101,18 @@ def families() -> str:
     return markdown(['family', 'names', 'with weights', 'parameters', 'smallest, largest'], rows)
 
 
+def first_run() -> str:
+    """What `make demo` ended with, and how long after the clone."""
+    from jeffnet.demo import HEADER, line
+
+    rows = rows_of('first-run')
+    lines = [line({**row, 'images': round(float(row['images_per_second']) * float(row['seconds']))}) for row in rows]
+    about = json.loads((ROOT / 'results/first-run.machine.json').read_text())
+    minutes, seconds = divmod(int(rows[-1]['since_clone']), 60)
+    words = f'{minutes} minutes and {seconds} seconds after the clone, on {about["cores"]} cores, the first ends with'
+    return '\n'.join([words, '', '```text', HEADER, *lines, '```', ''])
+
+
 def speeds(name: str, **chosen: str) -> dict[str, dict[str, list[str]]]:
     """Images per second of results/NAME.csv: by network and side, one for each batch size."""
     found = defaultdict(lambda: defaultdict(list))
@@ -161,6 +173,7 @@ def parity() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    'first-run': first_run,
     'families': families,
     'inference': inference,
     'training': training,
