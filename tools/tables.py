@@ -129,6 +129,22 @@ def inference() -> str:
     return markdown(['', *SIDES.values()], rows) + machine('bench-inference')
 
 
+WANTED = {'efficientnet_b0': '1.2 / 1', 'mobilenetv3_large_100': '1.2 / 1', 'mixnet_s': '1.2 / 1', 'resnet50': '1 / 1',
+          'vit_small_patch16_224': '1.6 / 1.6'}  # fmt: skip
+
+
+def ratios() -> str:
+    """How many times as fast as torch.compile, at both batch sizes, with either allocator."""
+    found = defaultdict(lambda: defaultdict(list))
+    for row in rows_of('bench-inference', side='jeffnet linen'):
+        found[row['model']][row['allocator']].append(row['of_timm_compiled'])
+    rows = [
+        [NETWORKS[model], ' / '.join(of['default']), WANTED[model], ' / '.join(of['tuned']), '1 / 1']
+        for model, of in found.items()
+    ]
+    return markdown(['', 'default', 'wanted', 'memory kept for both', 'wanted'], rows)
+
+
 def training() -> str:
     """Images per second of a training step."""
     sides = [side for side in SIDES if any(row['side'] == side for row in rows_of('bench-train'))]
@@ -176,6 +192,7 @@ TABLES: dict[str, Callable[[], str]] = {
     'first-run': first_run,
     'families': families,
     'inference': inference,
+    'ratios': ratios,
     'training': training,
     'cold-start': cold_start,
     'compile': compiling,
