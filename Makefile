@@ -7,9 +7,9 @@ READY := $(VENV)/.ready
 NEWEST := .venv-newest
 comma := ,
 # What other versions of Python, JAX, Flax and Optax may break: the core, the frameworks, a training step, checkpoints.
-NEWEST_TESTS ?= tests/test_core*.py tests/test_backends.py tests/test_predict.py tests/test_fusion.py tests/test_vit.py \
-  tests/test_resnet.py tests/test_weights.py tests/test_weights_files.py tests/test_train_optimizers.py \
-  tests/test_train_batchnorm.py tests/test_train_devices.py tests/test_validate_evaluate.py
+NEWEST_TESTS ?= tests/test_core_layers.py tests/test_backends.py tests/test_predict.py tests/test_fusion.py \
+  tests/test_weights.py tests/test_train_optimizers.py tests/test_train_batchnorm.py tests/test_train_devices.py \
+  tests/test_validate_evaluate.py
 
 export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/.cache/jax
 # Small programs too: a process compiles dozens of them, and the tests start many processes.

@@ -64,10 +64,10 @@ def test_every_file_names_the_same_version():
     assert importlib.metadata.version('jeffnet') == jeffnet.__version__
 
 
-def test_ci_runs_lint_and_test_and_nothing_else():
+def test_ci_runs_lint_the_tests_on_both_pythons_and_the_demo():
     lines = (ROOT / '.ci/run').read_text().splitlines()
     commands = [line for line in lines if line and not line.startswith(('#', 'set ', 'cd '))]
-    assert commands == ['make lint', 'make test']
+    assert commands == ['make lint', 'make test', 'make test-newest', 'make demo']
     assert (ROOT / '.ci/run').stat().st_mode & 0o111, '.ci/run is not executable'
 
 

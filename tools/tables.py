@@ -107,6 +107,18 @@ def families() -> str:
     return markdown(['family', 'names', 'with weights', 'parameters', 'smallest, largest'], rows)
 
 
+def first_run() -> str:
+    """What `make demo` ended with, and how long after the clone."""
+    from jeffnet.demo import HEADER, line
+
+    rows = rows_of('first-run')
+    lines = [line({**row, 'images': round(float(row['images_per_second']) * float(row['seconds']))}) for row in rows]
+    about = json.loads((ROOT / 'results/first-run.machine.json').read_text())
+    minutes, seconds = divmod(int(rows[-1]['since_clone']), 60)
+    words = f'{minutes} minutes and {seconds} seconds after the clone, on {about["cores"]} cores, the first ends with'
+    return '\n'.join([words, '', '```text', HEADER, *lines, '```', ''])
+
+
 def speeds(name: str, **chosen: str) -> dict[str, dict[str, list[str]]]:
     """Images per second of results/NAME.csv: by network and side, one for each batch size."""
     found = defaultdict(lambda: defaultdict(list))
@@ -121,6 +133,22 @@ def inference() -> str:
     found = speeds('bench-inference', allocator='default')
     rows = [[NETWORKS[model], *(' / '.join(of.get(side, ['-'])) for side in SIDES)] for model, of in found.items()]
     return markdown(['', *SIDES.values()], rows) + machine('bench-inference')
+
+
+WANTED = {'efficientnet_b0': '1.2 / 1', 'mobilenetv3_large_100': '1.2 / 1', 'mixnet_s': '1.2 / 1', 'resnet50': '1 / 1',
+          'vit_small_patch16_224': '1.6 / 1.6'}  # fmt: skip
+
+
+def ratios() -> str:
+    """How many times as fast as torch.compile, at both batch sizes, with either allocator."""
+    found = defaultdict(lambda: defaultdict(list))
+    for row in rows_of('bench-inference', side='jeffnet linen'):
+        found[row['model']][row['allocator']].append(row['of_timm_compiled'])
+    rows = [
+        [NETWORKS[model], ' / '.join(of['default']), WANTED[model], ' / '.join(of['tuned']), '1 / 1']
+        for model, of in found.items()
+    ]
+    return markdown(['', 'default', 'wanted', 'memory kept for both', 'wanted'], rows)
 
 
 def training() -> str:
@@ -167,8 +195,10 @@ def parity() -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    'first-run': first_run,
     'families': families,
     'inference': inference,
+    'ratios': ratios,
     'training': training,
     'cold-start': cold_start,
     'compile': compiling,

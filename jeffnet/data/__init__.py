@@ -25,5 +25,6 @@ def import_reader(pipeline: str) -> ModuleType:
     try:
         return importlib.import_module(f'jeffnet.data.{pipeline}')
     except ModuleNotFoundError as error:
-        needed = f'pip install "jeffnet[{EXTRAS[pipeline]}]"'
-        raise ValueError(f'the {pipeline} pipeline needs {error.name}, which is not installed: {needed}') from error
+        (other,) = EXTRAS.keys() - {pipeline}
+        needed = f'pip install "jeffnet[{EXTRAS[pipeline]}]", or take the {other} reader (jeffnet[{EXTRAS[other]}])'
+        raise ValueError(f'the {pipeline} reader needs {error.name}, which is not installed: {needed}') from error
