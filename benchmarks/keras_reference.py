@@ -49,9 +49,9 @@ def build(name: str, size: Image, drawn: bool = True, **options: Any) -> Any:
 def randomise(model: Any, size: Image) -> None:
     """Draws every array so that no default zero or one hides a mistake, and the output depends on the input.
 
-    Fan-in-scaled kernels; random scales and biases; statistics of batch norms measured on random images, layer by layer,
-    each perturbed before the next is measured. The scales at the end of residual branches are small, so that deep
-    networks are not chaotic.
+    Fan-in-scaled kernels; random scales and biases; statistics of batch norms measured on random images, layer by
+    layer, each perturbed before the next is measured. The scales at the end of residual branches are small, so that
+    deep networks are not chaotic.
     """
     rng = np.random.default_rng(zlib.crc32(model.name.encode()))
     last = {name for layer in model.layers if isinstance(layer, keras.layers.Add) for name in parents(layer)}

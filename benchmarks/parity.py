@@ -1,4 +1,4 @@
-"""Every variant against timm's, or Keras': the same weights through the ordinary `weights=` path, logits in three frameworks.
+"""Every variant against timm's or Keras': the same weights by the ordinary `weights=`, logits in three frameworks.
 
     python -m benchmarks.parity --out results/parity.csv [--models 'tf_*'] [--resume]
 

@@ -81,8 +81,8 @@ BLOCK_D = (
     Branch(pool='max'),
 )  # fmt: skip
 BLOCK_E = (  # Figure 7
-    single('branch1x1', 320), chain('branch3x3', (384,), split=WIDER), chain('branch3x3dbl', (448,), (384, 3), split=WIDER),
-    single('branch_pool', 192, pool='avg'),
+    single('branch1x1', 320), chain('branch3x3', (384,), split=WIDER),
+    chain('branch3x3dbl', (448,), (384, 3), split=WIDER), single('branch_pool', 192, pool='avg'),
 )  # fmt: skip
 STEM = (  # name, features, kernel, stride, padding
     ('Conv2d_1a_3x3', 32, 3, 2, 'VALID'), ('Conv2d_2a_3x3', 32, 3, 1, 'VALID'), ('Conv2d_2b_3x3', 64, 3, 1, 'LIKE'),

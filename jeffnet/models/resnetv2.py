@@ -127,7 +127,7 @@ class Head(Block):
 
 
 class ResNetV2(Block):
-    """7x7 convolution, max pooling, four stages of pre-activation blocks, norm, pooling, classifier (He et al., 2016)."""
+    """7x7 convolution, max pooling, four stages of pre-activation blocks, norm, classifier (He et al., 2016)."""
 
     repeats: tuple[int, int, int, int] = field(repr=False)  # blocks of each stage
     stem_features: int = 64

@@ -70,9 +70,8 @@ def translate(info: ModelInfo, weights: Path | None, output: Path, classes: int 
     if not path.exists():
         raise FileNotFoundError(f'--weights {path}: there is no such file')
     file = files.read(path)
-    options = {} if classes is None else {'num_classes': classes}
     with Incomplete():
-        module, variables = jeffnet.create_model(info.name, weights=path, **options)
+        module, variables = jeffnet.create_model(info.name, weights=path, num_classes=classes)
     output.parent.mkdir(parents=True, exist_ok=True)
     written = jeffnet.save_weights(module, output, variables)
     count = len(jeffnet.flat_variables(variables))

@@ -90,8 +90,8 @@ def _of_keras3(file: Any) -> tuple[str, dict[str, StoredArray]]:
         group = child(root, layer)
         if any(inner in group for inner in ROOTS):
             raise ValueError(f'{layer} is a model within the model; save the inner one by itself')
-        variables = child(group, 'vars') if 'vars' in group else {}
-        if len(variables):
+        variables = child(group, 'vars') if 'vars' in group else None
+        if variables is not None and len(variables):
             arrays = {i: stored(variables, i) for i in sorted(variables, key=int)}
             found[layer] = (_text(variables.attrs.get('name', '')), arrays)
     named = bool(found) and all(name for name, _ in found.values())
@@ -125,7 +125,7 @@ def listed(group: Any, name: str) -> list[str] | None:
     pieces = []
     while f'{name}{len(pieces)}' in group.attrs:
         pieces.append([_text(each) for each in group.attrs[f'{name}{len(pieces)}']])
-    return sum(pieces, []) if pieces else None
+    return [each for piece in pieces for each in piece] if pieces else None
 
 
 def child(group: Any, name: str) -> Any:

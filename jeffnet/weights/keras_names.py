@@ -226,9 +226,9 @@ def to_keras(info: ModelInfo, block: Any, policy: Policy, flat: Mapping[str, Any
     found = []
     for layer in layers_of(info, block, policy):
         if layer.kind == 'normalization':
-            arrays = [np.float32(info.mean), np.square(np.float32(info.std)), np.int64(0)]
+            arrays = [np.array(info.mean, np.float32), np.array(info.std, np.float32) ** 2, np.array(0)]
         else:
-            arrays = [as_theirs(np.asarray(flat[name]), layer.kind) for name in layer.variables.values()]
+            arrays = [as_theirs(np.asarray(flat[name]), layer.kind) for name in layer.variables.values() if name]
         found.append((layer.name, layer.place, arrays))
     return found
 
