@@ -136,10 +136,10 @@ def test_another_architecture_is_refused(weights):
 def test_shuffled_layers_are_refused(judge, tmp_path):
     path = keras_reference.save(judge.model, tmp_path, 'hosted')
     with h5py.File(path, 'a') as file:
-        names = list(file.attrs['layer_names'])
-        first, second = names.index(b'block_14_expand'), names.index(b'block_15_expand')
+        names = keras_file.listed(file, 'layer_names') or []
+        first, second = names.index('block_14_expand'), names.index('block_15_expand')
         names[first], names[second] = names[second], names[first]
-        file.attrs['layer_names'] = names
+        file.attrs['layer_names'] = [name.encode() for name in names]
     with pytest.raises(ValueError, match='shuffled: block_15_expand lies before block_14_expand'):
         jeffnet.create_model(TINY, weights=path)
 
