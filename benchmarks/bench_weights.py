@@ -14,6 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import jeffnet
 from benchmarks.table import output, say, write_table
 from jeffnet.command_line import at_least
 
@@ -71,8 +72,6 @@ def measure(loader: str, name: str, path: Path) -> tuple[float, float]:
 
 def rows_of(name: str, kind: str, folder: Path, rounds: int) -> list[dict]:
     """One row for each loader."""
-    import jeffnet
-
     architecture = jeffnet.model_info(name).timm
     path = folder / f'{name}.{kind}'
     write_file(architecture, path)
@@ -101,10 +100,18 @@ def rows_of(name: str, kind: str, folder: Path, rounds: int) -> list[dict]:
     return rows
 
 
+def model(text: str) -> str:
+    """The name of a model, for `argparse`."""
+    try:
+        return jeffnet.model_info(text).name
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--out', type=output, default='results/bench-weights.csv')
-    parser.add_argument('--models', nargs='+', default=['tf_efficientnet_b7'])
+    parser.add_argument('--models', nargs='+', type=model, default=['tf_efficientnet_b7'])
     parser.add_argument('--rounds', type=at_least(1), default=5)
     arguments = parser.parse_args()
     rows = []

@@ -210,13 +210,16 @@ def main() -> int:
     parser.add_argument('--models', default='*', help='shell glob of names')
     parser.add_argument('--resume', action='store_true', help='keep the rows that the file has, run the other names')
     arguments = parser.parse_args()
+    names = fnmatch.filter(jeffnet.list_models(), arguments.models)
+    if not names:
+        parser.error(f'--models: no name matches {arguments.models!r}')
     rows = []
     if arguments.resume and arguments.out.exists():
         rows = list(csv.DictReader(arguments.out.read_text().splitlines()))
     done = {row['name'] for row in rows}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    for name in jeffnet.list_models():
-        if name in done or not fnmatch.fnmatchcase(name, arguments.models):
+    for name in names:
+        if name in done:
             continue
         start = time.perf_counter()
         new = prove(name)

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.table import output, say
-from jeffnet.command_line import at_least
+from jeffnet.command_line import at_least, seconds
 
 Case = Callable[[], float]
 
@@ -182,7 +182,7 @@ def command(
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument('--out', type=output, default=out)
     parser.add_argument('--rounds', type=at_least(1), default=5)
-    parser.add_argument('--seconds', type=float, default=length, help='of a turn')
+    parser.add_argument('--seconds', type=seconds, default=length, help='of a turn')
     parser.add_argument('--models', nargs='+', choices=models, default=list(models))
     parser.add_argument('--sides', nargs='+', choices=sides, default=list(sides))
     parser.add_argument('--allocators', nargs='+', choices=ALLOCATORS, default=list(ALLOCATORS))

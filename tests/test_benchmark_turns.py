@@ -4,8 +4,10 @@ import argparse
 
 import pytest
 
+from benchmarks import bench_weights, parity
 from benchmarks.table import output, write_table
 from benchmarks.turns import compare
+from jeffnet.command_line import seconds
 
 SERVE = """
 import sys, time
@@ -56,3 +58,21 @@ def test_a_table_that_cannot_be_written_is_told_at_once(tmp_path, place):
     (tmp_path / 'file').touch()
     with pytest.raises(argparse.ArgumentTypeError, match=str(tmp_path)):
         output(str(tmp_path / place))
+
+
+@pytest.mark.parametrize('text', ['nan', 'inf', '-1', 'soon'])
+def test_seconds_are_finite(text):
+    assert seconds('0.5') == 0.5
+    with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}' is not a finite number of seconds"):
+        seconds(text)
+
+
+@pytest.mark.parametrize(
+    ('main', 'says'), [(bench_weights.main, 'unknown model'), (parity.main, "no name matches 'resnet_of_nobody'")]
+)
+def test_models_that_there_are_not(tmp_path, monkeypatch, capsys, main, says):
+    out = tmp_path / 'table.csv'
+    monkeypatch.setattr('sys.argv', ['benchmark', '--out', str(out), '--models', 'resnet_of_nobody'])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2 and says in capsys.readouterr().err and not out.exists()
