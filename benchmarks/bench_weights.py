@@ -1,6 +1,6 @@
 """Loading a weights file: seconds and peak memory, in the three frameworks and in timm, side by side.
 
-    python -m benchmarks.bench_weights --out results/bench-weights.csv [--models tf_efficientnet_b7] [--rounds 5]
+    python -m benchmarks.bench_weights [--models pt_resnet50 --out FILE] [--rounds 5]
 
 Every load is in a process of its own, after all imports; the loaders take turns. Peak memory is the growth of the
 process's resident memory over what it was before the load, in units of the file.
@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 import jeffnet
-from benchmarks.table import output, say, write_table
+from benchmarks.table import parse, say, write_table
 from jeffnet.command_line import at_least
 
 LOADERS = ('linen', 'objax', 'nnx', 'timm')
@@ -110,10 +110,9 @@ def model(text: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--out', type=output, default='results/bench-weights.csv')
     parser.add_argument('--models', nargs='+', type=model, default=['tf_efficientnet_b7'])
     parser.add_argument('--rounds', type=at_least(1), default=5)
-    arguments = parser.parse_args()
+    arguments = parse(parser, 'results/bench-weights.csv')
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.models:
