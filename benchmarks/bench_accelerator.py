@@ -21,9 +21,9 @@ import numpy as np
 from benchmarks import bench_inference, bench_train
 from benchmarks.peers_train import timm_torch
 from benchmarks.pictures import CLASSES
-from benchmarks.table import output, say, write_table
+from benchmarks.table import parse, say, write_table
 from benchmarks.turns import Result, Side, compare, serve
-from jeffnet.command_line import at_least
+from jeffnet.command_line import at_least, seconds
 
 MODELS = ('efficientnet_b0', 'resnet50', 'vit_small_patch16_224')
 PEER = 'timm compiled'
@@ -89,12 +89,11 @@ def row(name: str, job: str, batch: int, kind: str, side: str, case: str, result
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--out', type=output, help='default: results/bench-accelerator-NAME.csv, by the device')
     parser.add_argument('--rounds', type=at_least(1), default=5)
-    parser.add_argument('--seconds', type=float, default=3.0, help='of a turn')
+    parser.add_argument('--seconds', type=seconds, default=3.0, help='of a turn')
     parser.add_argument('--models', nargs='+', choices=MODELS, default=MODELS)
     parser.add_argument('--side', nargs=4, help=argparse.SUPPRESS)  # the child processes
-    arguments = parser.parse_args()
+    arguments = parse(parser, None)
     if arguments.side:
         side, name, job, batch = arguments.side
         serve(side_of(side, name, job, int(batch)))

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.table import output, say, write_table
+from benchmarks.table import parse, say, write_table
 from jeffnet.command_line import at_least
 
 MODELS = ('tf_efficientnet_b0', 'pt_resnet50', 'pt_vit_small_patch16_224')
@@ -132,11 +132,10 @@ def row(name: str, side: str, medians: dict[str, dict[str, float]]) -> dict[str,
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--out', type=output, default='results/bench-cold-start.csv')
     parser.add_argument('--rounds', type=at_least(1), default=7)
     parser.add_argument('--models', nargs='+', choices=MODELS, default=MODELS)
     parser.add_argument('--sides', nargs='+', choices=SIDES, default=list(SIDES))
-    arguments = parser.parse_args()
+    arguments = parse(parser, 'results/bench-cold-start.csv')
     rows = []
     for name in arguments.models:
         for found in measure(name, arguments.sides, arguments.rounds):

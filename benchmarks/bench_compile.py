@@ -1,6 +1,6 @@
 """How long networks take to compile, deep ones too: seconds of the first call beyond those of the second.
 
-    python -m benchmarks.bench_compile --out results/bench-compile.csv [--models efficientnet_b7 ...]
+    python -m benchmarks.bench_compile [--models efficientnet_b7 ... --out FILE]
 
 The same calls as in `bench_inference`, with one image, and the same steps as in `bench_train`, each in a new process
 without programs from earlier runs; beside them, timm's network under torch.compile.
@@ -21,7 +21,7 @@ import numpy as np
 from benchmarks import bench_inference, bench_train
 from benchmarks.peers_train import timm_torch
 from benchmarks.pictures import CLASSES
-from benchmarks.table import output, say, write_table
+from benchmarks.table import parse, say, write_table
 from benchmarks.turns import Side
 
 MODELS = ('efficientnet_b0', 'efficientnet_b7', 'resnet50', 'vit_small_patch16_224', 'vit_base_patch16_224')
@@ -67,10 +67,9 @@ def measure(side: str, name: str, job: str) -> list[float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--out', type=output, default='results/bench-compile.csv')
     parser.add_argument('--models', nargs='+', choices=MODELS, default=MODELS)
     parser.add_argument('--side', nargs=3, help=argparse.SUPPRESS)  # the child processes
-    arguments = parser.parse_args()
+    arguments = parse(parser, 'results/bench-compile.csv')
     if arguments.side:
         print('\n' + json.dumps(times(side_of(*arguments.side))))
         return 0

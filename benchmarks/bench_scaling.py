@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.bench_inference import SIDES, SIZE
 from benchmarks.table import output, say, write_table
 from benchmarks.turns import Result, compare, serve
-from jeffnet.command_line import at_least
+from jeffnet.command_line import at_least, seconds
 
 MODEL = 'efficientnet_b0'
 SIZES = (1, 2, 4, 8, 16, 32, 64)
@@ -44,7 +44,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('--out', type=output, default='results/bench-scaling.csv')
     parser.add_argument('--rounds', type=at_least(1), default=3)
-    parser.add_argument('--seconds', type=float, default=1.0, help='of a turn')
+    parser.add_argument('--seconds', type=seconds, default=1.0, help='of a turn')
     parser.add_argument('--side', help=argparse.SUPPRESS)  # the child processes
     arguments = parser.parse_args()
     if arguments.side:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.pictures import write
-from benchmarks.table import output, say, write_table
+from benchmarks.table import parse, say, write_table
 from jeffnet.command_line import at_least
 from jeffnet.train.log_files import read_log
 
@@ -75,11 +75,10 @@ def row(pipeline: str, framework: str, augmentation: str, log: list[dict]) -> di
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--out', type=output, default='results/bench-train-input.csv')
     parser.add_argument('--intervals', type=at_least(1), default=5)
     parser.add_argument('--steps', type=at_least(1), default=6, help='of an interval')
     parser.add_argument('--cases', type=at_least(1), default=len(CASES), help='only the first ones')
-    arguments = parser.parse_args()
+    arguments = parse(parser, 'results/bench-train-input.csv')
     if arguments.intervals < 2:
         parser.error('--intervals: 2 or more, the first does not count')
     rows = []

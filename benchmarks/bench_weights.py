@@ -1,6 +1,6 @@
 """Loading a weights file: seconds and peak memory, in the three frameworks and in timm, side by side.
 
-    python -m benchmarks.bench_weights --out results/bench-weights.csv [--models tf_efficientnet_b7] [--rounds 5]
+    python -m benchmarks.bench_weights [--models pt_resnet50 --out FILE] [--rounds 5]
 
 Every load is in a process of its own, after all imports; the loaders take turns. Peak memory is the growth of the
 process's resident memory over what it was before the load, in units of the file.
@@ -14,7 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks.table import output, say, write_table
+import jeffnet
+from benchmarks.table import parse, say, write_table
 from jeffnet.command_line import at_least
 
 LOADERS = ('linen', 'objax', 'nnx', 'timm')
@@ -71,8 +72,6 @@ def measure(loader: str, name: str, path: Path) -> tuple[float, float]:
 
 def rows_of(name: str, kind: str, folder: Path, rounds: int) -> list[dict]:
     """One row for each loader."""
-    import jeffnet
-
     architecture = jeffnet.model_info(name).timm
     path = folder / f'{name}.{kind}'
     write_file(architecture, path)
@@ -101,12 +100,19 @@ def rows_of(name: str, kind: str, folder: Path, rounds: int) -> list[dict]:
     return rows
 
 
+def model(text: str) -> str:
+    """The name of a model, for `argparse`."""
+    try:
+        return jeffnet.model_info(text).name
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--out', type=output, default='results/bench-weights.csv')
-    parser.add_argument('--models', nargs='+', default=['tf_efficientnet_b7'])
+    parser.add_argument('--models', nargs='+', type=model, default=['tf_efficientnet_b7'])
     parser.add_argument('--rounds', type=at_least(1), default=5)
-    arguments = parser.parse_args()
+    arguments = parse(parser, 'results/bench-weights.csv')
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.models:

@@ -1,6 +1,6 @@
 """Every variant against timm's or Keras': the same weights by the ordinary `weights=`, logits in three frameworks.
 
-    python -m benchmarks.parity --out results/parity.csv [--models 'tf_*'] [--resume]
+    python -m benchmarks.parity [--models 'tf_*' --out FILE] [--resume]
 
 Freshly initialised networks say little: their logits are almost all bias. So the weights are drawn to make the output
 depend on the input (`randomise`), and errors are measured against the spread of the logits between inputs. The judge's
@@ -10,7 +10,6 @@ own float32 against its float64, the floor, shows what float32 can give.
 import argparse
 import copy
 import csv
-import fnmatch
 import gc
 import itertools
 import os
@@ -32,7 +31,7 @@ import torch
 from safetensors.torch import save_file
 
 import jeffnet
-from benchmarks.table import output
+from benchmarks.table import parse
 from jeffnet.models.table import definition
 from jeffnet.weights.judges import move_stride_to_projection
 
@@ -223,19 +222,25 @@ def prove_against_keras(name: str, sizes: Sizes = ()) -> list[dict]:
     return rows
 
 
+def pattern(text: str) -> str:
+    """A shell glob that names match, for `argparse`."""
+    if not jeffnet.list_models(text):
+        raise argparse.ArgumentTypeError(f'no name matches {text!r}')
+    return text
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--out', type=output, default='results/parity.csv')
-    parser.add_argument('--models', default='*', help='shell glob of names')
+    parser.add_argument('--models', type=pattern, default='*', help='shell glob of names')
     parser.add_argument('--resume', action='store_true', help='keep the rows that the file has, run the other names')
-    arguments = parser.parse_args()
+    arguments = parse(parser, 'results/parity.csv')
     rows = []
     if arguments.resume and arguments.out.exists():
         rows = list(csv.DictReader(arguments.out.read_text().splitlines()))
     done = {row['name'] for row in rows}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    for name in jeffnet.list_models():
-        if name in done or not fnmatch.fnmatchcase(name, arguments.models):
+    for name in jeffnet.list_models(arguments.models):
+        if name in done:
             continue
         start = time.perf_counter()
         new = prove(name)

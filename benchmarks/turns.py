@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.table import output, say
-from jeffnet.command_line import at_least
+from benchmarks.table import parse, say
+from jeffnet.command_line import at_least, seconds
 
 Case = Callable[[], float]
 
@@ -180,14 +180,13 @@ def command(
     seconds of a turn.
     """
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
-    parser.add_argument('--out', type=output, default=out)
     parser.add_argument('--rounds', type=at_least(1), default=5)
-    parser.add_argument('--seconds', type=float, default=length, help='of a turn')
+    parser.add_argument('--seconds', type=seconds, default=length, help='of a turn')
     parser.add_argument('--models', nargs='+', choices=models, default=list(models))
     parser.add_argument('--sides', nargs='+', choices=sides, default=list(sides))
     parser.add_argument('--allocators', nargs='+', choices=ALLOCATORS, default=list(ALLOCATORS))
     parser.add_argument('--side', nargs=2, help=argparse.SUPPRESS)  # the child processes
-    arguments = parser.parse_args()
+    arguments = parse(parser, out)
     if arguments.side:
         serve(side_of(*arguments.side))
         return arguments, None

@@ -78,7 +78,7 @@ def fuse(model: Any, variables: dict | None = None) -> Any:
     float64 and kept as float32, whatever the `dtype`.
 
     Raises TypeError for what is not made of jeffnet's blocks alone, or was changed after construction: a subclass, a
-    module with layers assigned later, variables of other shapes.
+    module with layers assigned later. Raises ValueError for Linen variables that are not those of the module.
     """
     back_end = _back_end(_framework_of(model, variables))
     fusion = importlib.import_module('jeffnet.fusion')
@@ -95,13 +95,18 @@ def predictor(
     own. Called inside another compiled function, it is the plain forward pass. `compiled=False` runs operation by
     operation on one device, for debugging. `fuse=True` runs what `jeffnet.fuse` makes of the model, or the model as it
     is: where that would raise TypeError, and in float64, which is asked for to see the last digits.
+
+    Raises ValueError for Linen variables of another model, or of other options: it names what is missing, misshapen or
+    unexpected. Further collections are passed on.
     """
     from jeffnet.predict import Predictor, forward_pass
 
     back_end = _back_end(_framework_of(model, variables))
+    fusion = importlib.import_module('jeffnet.fusion')
     if fuse:
-        fusion = importlib.import_module('jeffnet.fusion')
         model, variables = fusion.fused_or_given(back_end, model, variables)
+    elif variables is not None:
+        fusion.check_variables(back_end, model, variables)
     call, variables = forward_pass(back_end, model, variables)
     return Predictor(call, variables, devices=devices, compiled=compiled)
 

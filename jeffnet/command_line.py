@@ -1,6 +1,7 @@
 """What the command lines share: one clear line for bad input, exit status 2 for it, 1 for a failure while running."""
 
 import argparse
+import math
 import os
 import sys
 import traceback
@@ -71,3 +72,14 @@ def at_least(least: int) -> Callable[[str], int]:
         return int(text)
 
     return convert
+
+
+def seconds(text: str) -> float:
+    """Reads a finite number of seconds, 0 or more."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f'{text!r} is not a finite number of seconds, 0 or more')
+    return value

@@ -15,6 +15,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from jeffnet.command_line import Parser, guarded
+
 ROOT = Path(__file__).parents[1]
 OUTPUT = Path('output/demo')
 LEAST_TOP1 = 98.5  # percent
@@ -24,8 +26,15 @@ VALIDATION_SCRIPTS = tuple(
 )
 
 
-def main() -> int:
-    """Runs the demo; returns 0 if all rows agree and are good enough, else 1."""
+def main(argv: list[str] | None = None) -> int:
+    """Runs the command line; returns 0 if all rows agree and are good enough, 1 if not, 2 for bad arguments."""
+    return guarded(lambda: run(argv))
+
+
+def run(argv: list[str] | None) -> int:
+    """Runs the demo, which takes no arguments."""
+    text = f'Trains on handwritten digits and validates in every framework; replaces {OUTPUT}.'
+    Parser(prog='python -m jeffnet.demo', description=text).parse_args(argv)
     started = time.perf_counter()
     if not (ROOT / 'tf_linen_train.py').exists():
         return stop(f'{ROOT} holds no train scripts: run the demo from a checkout of the repository')

@@ -20,16 +20,22 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.core import Tracer
 from jax.extend.core import Jaxpr, Var, jaxprs_in_params
 
-from jeffnet.core.block import Block, Edit, Keys, Param, Policy, State, declarations, recording
+from jeffnet.core.block import Block, Edit, Keys, Param, Policy, State, declarations, recording, unchanged
 from jeffnet.core.derive import block_class, fields
 from jeffnet.core.layers import BatchNorm, Conv, Dropout, Linear, MixedConv
 
 MADE, TAKEN = 'made by ', 'taken by '  # the marks, before the path of a layer
+MEND = 'give all that was created with this module, or create the module with the options of the variables'
+SHOWN = 3  # of the names in an error, beside the first
 SIDE = 224  # of the image that the program is read from; its pairs depend on no size
 
 
 class NotFusable(TypeError):
     """A module that is not what its Block and policy say, so that no other can be made of them."""
+
+
+class WrongVariables(NotFusable, ValueError):
+    """Variables that are not those of the module they were given with, which cannot run with them at all."""
 
 
 # ------------------------------------------------------------------------------------- layers without a training mode
@@ -86,8 +92,10 @@ def with_bias(block: Any) -> Block:
 def fuse(back_end: types.ModuleType, model: Any, variables: dict | None = None) -> Any:
     """What `jeffnet.fuse` returns, for a model of this back end."""
     block, policy = blueprint(back_end, model)
-    values = back_end.flat_variables(model if variables is None else variables)
-    check_values(declarations(block, policy), values)
+    values = checked_values(back_end, block, policy, model, variables)
+    for name, value in values.items():
+        if not isinstance(value, jax.Array | np.ndarray) or isinstance(value, Tracer):
+            raise NotFusable(f'{name} is no array but {type(value).__name__}: fuse a model with values, outside jit')
     layers, program = traced(block, policy, values)
     if variables is None:  # a Linen module cannot be changed
         check_unchanged(back_end, model, layers[''])
@@ -106,9 +114,12 @@ def fused_or_given(back_end: types.ModuleType, model: Any, variables: dict | Non
     """The module to run and its variables: fused, or as it is if it cannot be or computes in float64."""
     policy = getattr(model, 'policy', None)
     if isinstance(policy, Policy) and jnp.finfo(policy.dtype).bits > 32:  # kernels rounded to float32 would show
+        check_variables(back_end, model, variables)
         return model, variables
     try:
         found = fuse(back_end, model, variables)
+    except WrongVariables:
+        raise
     except NotFusable:
         return model, variables
     return (found, None) if variables is None else found
@@ -153,16 +164,68 @@ def blueprint(back_end: types.ModuleType, model: Any) -> tuple[Block, Policy]:
     return block_class(cls)(**given), model.policy
 
 
-def check_values(wanted: Mapping[str, Param], values: Mapping[str, Any]) -> None:
-    """Raises NotFusable unless there is an array of the right shape for every declaration."""
-    for name, declared in wanted.items():
-        if name not in values:
-            raise NotFusable(f'there is no {name}, which the Block of the model declares')
-        value = values[name]
-        if not isinstance(value, jax.Array | np.ndarray) or isinstance(value, Tracer):
-            raise NotFusable(f'{name} is no array but {type(value).__name__}: fuse a model with values, outside jit')
-        if value.shape != tuple(declared.shape):
-            raise NotFusable(f'{name} has the shape {value.shape}, where the module declares {tuple(declared.shape)}')
+def check_variables(back_end: types.ModuleType, model: Any, variables: dict | None) -> None:
+    """Raises WrongVariables for variables of another network; of a module that is no plain Block, nothing is known."""
+    try:
+        block, policy = blueprint(back_end, model)
+    except NotFusable:
+        return
+    if variables is not None:
+        checked_values(back_end, block, policy, model, variables)
+
+
+def checked_values(
+    back_end: types.ModuleType, block: Block, policy: Policy, model: Any, variables: dict | None
+) -> Mapping[str, Any]:
+    """The arrays of a model by flat name: NotFusable if they are not those declared, WrongVariables if given."""
+    if variables is None:
+        if faults := differences(block, policy, values := back_end.flat_variables(model)):
+            raise NotFusable(faults)
+        return values
+    for part in ('params', 'batch_stats'):
+        if not isinstance(variables.get(part, {}), Mapping):
+            raise WrongVariables(
+                f'{part} of the variables is no tree of arrays but {type(variables[part]).__name__}; {MEND}'
+            )
+    if faults := differences(block, policy, values := back_end.flat_variables(variables)):
+        raise WrongVariables(f'the variables are not those of this {type(block).__name__}: {faults}; {MEND}')
+    return values
+
+
+def differences(block: Block, policy: Policy, values: Mapping[str, Any]) -> str:
+    """What is missing, misshapen or unexpected among the arrays of a block, in words; empty if nothing is."""
+    wanted = declarations(block, policy)
+    missing = [name for name in wanted if name not in values]
+    misshapen = [
+        f'{name} has the shape {shape}, where the module declares {tuple(declared.shape)}'
+        for name, declared in wanted.items()
+        if name in values and (shape := shape_of(values[name], declared)) != tuple(declared.shape)
+    ]
+    unexpected = [name for name in values if name not in wanted]
+    # A user's Block may hold modules of the framework, whose arrays are not declared.
+    ours = type(block).__module__.startswith('jeffnet.') and policy.rewrite is unchanged
+    faults = [
+        f'there is no {missing[0]}, which the Block of the model declares{others(missing)}' if missing else '',
+        f'{misshapen[0]}{others(misshapen)}' if misshapen else '',
+        f'nothing declares {unexpected[0]}{others(unexpected)}' if unexpected and (ours or missing) else '',
+    ]
+    return '; '.join(filter(None, faults))
+
+
+def others(names: list[str]) -> str:
+    """The first few that follow a name, and their count."""
+    rest = [name.partition(' ')[0] for name in names[1:]]
+    shown = ', '.join(rest[:SHOWN]) + (', ...' if len(rest) > SHOWN else '')
+    return f' (and {len(rest)} more: {shown})' if rest else ''
+
+
+def shape_of(value: Any, declared: Param) -> tuple[int, ...]:
+    """The shape of a variable; the declared one for what has none to look at, such as a boxed array."""
+    if value is None or isinstance(value, bool | int | float | str):
+        return ()
+    if isinstance(value, list | tuple):
+        return np.shape(value)
+    return tuple(getattr(value, 'shape', declared.shape))
 
 
 def check_unchanged(back_end: types.ModuleType, module: Any, expected: Any, path: str = '') -> None:

@@ -4,8 +4,18 @@ import argparse
 
 import pytest
 
-from benchmarks.table import output, write_table
+from benchmarks import (
+    bench_cold_start,
+    bench_compile,
+    bench_inference,
+    bench_train,
+    bench_train_input,
+    bench_weights,
+    parity,
+)
+from benchmarks.table import output, parse, write_table
 from benchmarks.turns import compare
+from jeffnet.command_line import seconds
 
 SERVE = """
 import sys, time
@@ -56,3 +66,62 @@ def test_a_table_that_cannot_be_written_is_told_at_once(tmp_path, place):
     (tmp_path / 'file').touch()
     with pytest.raises(argparse.ArgumentTypeError, match=str(tmp_path)):
         output(str(tmp_path / place))
+
+
+@pytest.mark.parametrize('text', ['nan', 'inf', '-1', 'soon'])
+def test_seconds_are_finite(text):
+    assert seconds('0.5') == 0.5
+    with pytest.raises(argparse.ArgumentTypeError, match=f"'{text}' is not a finite number of seconds"):
+        seconds(text)
+
+
+@pytest.mark.parametrize(
+    ('main', 'says'), [(bench_weights.main, 'unknown model'), (parity.main, "no name matches 'resnet_of_nobody'")]
+)
+def test_models_that_there_are_not(tmp_path, monkeypatch, capsys, main, says):
+    out = tmp_path / 'table.csv'
+    monkeypatch.setattr('sys.argv', ['benchmark', '--out', str(out), '--models', 'resnet_of_nobody'])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    assert stopped.value.code == 2 and says in capsys.readouterr().err and not out.exists()
+
+
+@pytest.mark.parametrize(
+    ('main', 'part'),
+    [
+        (bench_inference.main, ['--models', 'resnet50']),
+        (bench_inference.main, ['--sides', 'timm']),
+        (bench_train.main, ['--allocators', 'tuned']),
+        (bench_compile.main, ['--models', bench_compile.MODELS[0]]),
+        (bench_cold_start.main, ['--sides', 'timm']),
+        (bench_train_input.main, ['--cases', '1']),
+        (bench_weights.main, ['--models', 'pt_resnet50']),
+        (parity.main, ['--models', 'pt_*']),
+    ],
+)
+def test_a_part_of_the_rows_needs_a_file_of_its_own(tmp_path, monkeypatch, capsys, main, part):
+    monkeypatch.chdir(tmp_path)  # where the usual table would be written
+    monkeypatch.setattr('sys.argv', ['benchmark', *part])
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    told = capsys.readouterr().err
+    assert stopped.value.code == 2 and told.count('\n') == 1 and f'with {part[0]}, give --out' in told
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ('given', 'expected'),
+    [
+        ([], 'usual.csv'),
+        (['--models', 'b', 'a'], 'usual.csv'),  # all of them
+        (['--models', 'a', '--out', 'own.csv'], 'own.csv'),
+        (['--models', 'a', '--resume'], 'usual.csv'),
+    ],
+)
+def test_the_usual_table_is_of_all_rows(tmp_path, monkeypatch, given, expected):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr('sys.argv', ['benchmark', *given])
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--models', nargs='+', default=['a', 'b'])
+    parser.add_argument('--resume', action='store_true')
+    assert str(parse(parser, 'usual.csv').out) == expected

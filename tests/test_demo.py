@@ -3,6 +3,7 @@
 import hashlib
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from jeffnet import demo
@@ -34,3 +35,12 @@ def test_verdict(capsys):
     assert demo.verdict([98.4, 98.4]) == 1
     assert 'differ in top-1: 98.2 to 98.5 %' in (text := capsys.readouterr().err)
     assert 'top-1 is 98.4 %, below 98.5 %' in text
+
+
+def test_the_command_line_takes_no_arguments(capsys, monkeypatch):
+    monkeypatch.setattr(demo.shutil, 'rmtree', lambda *arguments, **options: pytest.fail('the demo started'))
+    with pytest.raises(SystemExit) as stopped:
+        demo.main(['--help'])
+    assert stopped.value.code == 0 and 'python -m jeffnet.demo' in capsys.readouterr().out
+    assert demo.main(['--fast']) == 2
+    assert capsys.readouterr().err.count('\n') == 1

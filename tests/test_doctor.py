@@ -92,6 +92,16 @@ def test_a_setting_with_which_jax_does_not_start(monkeypatch, setting, value):
     result = checks.live('devices')
     (devices,) = accelerators.accelerators(result)
     assert (devices.state, devices.mend) == ('failed', f'unset {setting}')
+    on = ' on the platform cuda' if value == 'cuda' else ''
+    assert re.match(rf'JAX does not start{on}: \S.* \S', devices.found)  # more than the name of an exception
+
+
+def test_a_gpu_that_is_needed_is_listed_where_jax_does_not_start():
+    run = doctor('--json', '--need', 'gpu', JAX_PLATFORMS='cuda', CUDA_VISIBLE_DEVICES='')
+    found = {each['name']: each for each in json.loads(run.stdout)['checks']}
+    assert run.returncode == 1 and found['gpu']['state'] == 'failed'
+    assert found['gpu']['found'] == 'not looked at, since devices failed'
+    assert found['devices']['found'].startswith('JAX does not start on the platform cuda: ')
 
 
 def test_a_framework_fails_with_jax_or_by_itself(monkeypatch):

@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import flax.linen as nn
@@ -14,10 +15,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.core import freeze
 
 import jeffnet
 from jeffnet import predict
-from jeffnet.core.block import PYTORCH
+from jeffnet.core.block import PYTORCH, Block
 from jeffnet.core.convolution import convolve
 from jeffnet.core.layers import Conv
 from jeffnet.core.pooling import global_avg_pool
@@ -165,6 +167,60 @@ def test_what_are_no_variables(model):
         jeffnet.predictor(module, variables['params'])
     with pytest.raises(TypeError, match='a module of nnx keeps'):
         jeffnet.predictor(jeffnet.create_model(tiny_model.register(), 'nnx'), variables)
+
+
+def misfits(model):
+    """Variables that are not those of the model, and what is said of them."""
+    variables = model[1]
+    params, stats = variables['params'], variables['batch_stats']
+    rest = {name: tree for name, tree in params.items() if name != 'classifier'}
+    return {
+        r'there is no bn1.mean, which .* \(and \d+ more: bn1.var, .*, \.\.\.\); give all': {'params': params},
+        r'classifier.kernel has the shape \(32, 5\), where .* \(32, 3\) \(and 1 more: classifier.bias\); give':
+            jeffnet.create_model(tiny_model.register(), num_classes=5)[1],
+        r'there is no conv_stem.*, which .*; nothing declares \S+ \(and \d+ more':
+            jeffnet.create_model(tiny_model.register('pt_tiny_vit'), num_classes=3)[1],
+        r'EfficientNet: nothing declares more.kernel; give':
+            {'params': {**params, 'more': {'kernel': np.ones(3)}}, 'batch_stats': stats},
+        r'there is no classifier.kernel.*; nothing declares classifier;':
+            {'params': {**rest, 'classifier': 1}, 'batch_stats': stats},
+        r'conv_stem.kernel has the shape \(\), where':
+            {'params': jax.tree.map(lambda _: 1.0, params), 'batch_stats': stats},
+        'params of the variables is no tree of arrays but int; give': {'params': 1},
+    }  # fmt: skip
+
+
+def test_variables_of_another_model_are_named_before_anything_is_traced(model):
+    for says, variables in misfits(model).items():
+        for call in (jeffnet.fuse, jeffnet.predictor, partial(jeffnet.predictor, fuse=False)):
+            with pytest.raises(ValueError, match=says):
+                call(model[0], variables)
+
+
+@pytest.mark.parametrize('fuse', [True, False])
+def test_frozen_variables_and_further_collections_are_welcome(model, fuse):
+    module, variables = model
+    x = RNG.normal(size=(2, 32, 32, 3)).astype(np.float32)
+    expected = jeffnet.predictor(module, variables, fuse=fuse)(x)
+    for given in (freeze(variables), {**variables, 'intermediates': {'stage_0': (np.ones(3),)}}):
+        np.testing.assert_allclose(jeffnet.predictor(module, given, fuse=fuse)(x), expected, **CLOSE)
+
+
+def test_modules_of_the_framework_inside_a_block_of_a_user_keep_their_arrays():
+    class Scaled(Block):
+        def setup(self):
+            self.conv, self.own = Conv(3, 4), nn.Dense(2)
+
+        def __call__(self, x, training=False):
+            return self.own(self.conv(x))
+
+    module = jeffnet.linen.build(Scaled())
+    x = RNG.normal(size=(2, 8, 8, 3)).astype(np.float32)
+    variables = module.init(jax.random.key(0), x)
+    for fuse in (True, False):
+        np.testing.assert_allclose(
+            jeffnet.predictor(module, variables, fuse=fuse)(x), module.apply(variables, x), **CLOSE
+        )
 
 
 @pytest.mark.parametrize('devices', [1, 'cpu', [], ['cpu']])

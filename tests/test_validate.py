@@ -143,6 +143,11 @@ def test_load_image_is_what_the_reader_gives(data):
     np.testing.assert_array_equal(load_image(folder.paths[1], info)[0], batch['image'][1])
     assert load_image(folder.paths[0], info, image_size=64, in_chans=1).shape == (1, 64, 64, 1)
     assert jnp.asarray(load_image(folder.paths[0], info)).dtype == jnp.float32
+    np.testing.assert_array_equal(load_image(folder.paths[0], info.name), load_image(folder.paths[0], info))
+    with pytest.raises(ValueError, match="unknown model 'pt_efficientnet_x0'; the closest names are pt_eff"):
+        load_image(folder.paths[0], 'pt_efficientnet_x0')
+    with pytest.raises(TypeError, match='preprocessing of int: expected the name of a model'):
+        load_image(folder.paths[0], 224)
     with pytest.raises(FileNotFoundError, match=r'nowhere\.png'):
         load_image('nowhere.png', info)
     (data / 'no.png').write_bytes(b'text')

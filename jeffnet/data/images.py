@@ -34,8 +34,9 @@ DEEP_GREY = ('I', 'I;16', 'I;16L', 'I;16B', 'I;16N')
 def load_image(path: str | os.PathLike, source: Any, **overrides: Any) -> np.ndarray:
     """An image file as a model takes it, float32 `[1, H, W, C]`, normalised.
 
-    `source` is a `Preprocessing`, a `ModelInfo`, or the `preprocessing` of a checkpoint; fields can be overridden.
-    Raises FileNotFoundError, or DataError for a file that is no image.
+    `source` is the name of a model, a `ModelInfo`, a `Preprocessing`, or the `preprocessing` of a checkpoint; fields
+    can be overridden. Raises FileNotFoundError, DataError for a file that is no image, ValueError for an unknown name,
+    or TypeError for any other source.
     """
     preprocessing = Preprocessing.of(source, **overrides)
     if not os.path.isfile(path):

@@ -16,6 +16,7 @@ import numpy as np
 
 from jeffnet.data.augmentation import Augmentation as Augmentation
 from jeffnet.data.settings import INTERPOLATIONS, Box, Size, check, is_number
+from jeffnet.models.table import ModelInfo, model_info
 
 KINDS = ('pil', 'tf')
 # Keras Applications' modes, by the names of the table: sizes as `pil`; what they make of the pixels is in mean and std.
@@ -63,12 +64,16 @@ class Preprocessing:
 
     @classmethod
     def of(cls, source: Any, **overrides: Any) -> 'Preprocessing':
-        """That of a model (its ModelInfo, or the dict that `to_dict` wrote), with overrides; None overrides nothing."""
+        """That of a model (name, ModelInfo, or the dict of `to_dict`), with overrides; None overrides nothing."""
+        source = model_info(source) if isinstance(source, str) else source
         names = {field.name for field in dataclasses.fields(cls)}
         if isinstance(source, cls):
             settings = source.to_dict()
         elif isinstance(source, Mapping):
             settings = dict(source)
+        elif not isinstance(source, ModelInfo):
+            known = 'the name of a model, a ModelInfo, a Preprocessing, or a dict of its fields'
+            raise TypeError(f'preprocessing of {type(source).__name__}: expected {known}')
         else:
             settings = {name: getattr(source, name) for name in ('crop_pct', 'interpolation', 'mean', 'std')}
             kind = source.preprocessing

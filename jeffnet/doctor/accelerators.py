@@ -22,7 +22,9 @@ def accelerators(result: dict[str, Any]) -> Iterator[Finding]:
     cards, trouble = gpus()
     if 'error' in result:
         mend = plug_in(cards) or unset(result['error']) or pip_install('--force-reinstall', 'jax', 'jaxlib')
-        yield Finding('devices', 'failed', result['error'], mend)
+        names = [os.environ[name] for name in ('JAX_PLATFORMS', 'JAX_PLATFORM_NAME') if os.environ.get(name)]
+        platform = f' on the platform {names[0]}' if names else ''
+        yield Finding('devices', 'failed', f'JAX does not start{platform}: {result["error"]}', mend)
         return
     memory = f', {result["memory"] / 2**30:.0f} GiB each' if result['memory'] else ''
     yield Finding('devices', 'ok', f'{result["count"]} x {result["kind"]} ({result["platform"]}){memory}')

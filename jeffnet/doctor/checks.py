@@ -21,10 +21,16 @@ TOLERANCE = 1e-5  # between the logits of two frameworks, which are about 0.02: 
 
 
 def examine(needed: frozenset[str]) -> Iterator[Finding]:
-    """All findings, as they come; what is `needed` and absent has failed."""
+    """All findings, as they come; what is `needed` and absent, or not looked at after a failure, has failed."""
+    failed, seen = [], set()
     for finding in findings():
+        seen.add(finding.name)
+        if finding.state == 'failed':
+            failed.append(finding)
         wanted = finding.name in needed and finding.state == 'absent'
         yield Finding(finding.name, 'failed', finding.found, finding.mend) if wanted else finding
+    for name in sorted(needed - seen) if failed else ():
+        yield Finding(name, 'failed', f'not looked at, since {failed[0].name} failed', failed[0].mend)
 
 
 def findings() -> Iterator[Finding]:

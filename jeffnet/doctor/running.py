@@ -30,4 +30,8 @@ def live(name: str) -> dict[str, Any]:
     lines = [line.strip() for line in run.stderr.splitlines() if line.strip()]
     errors = [line for line in lines if ERROR.match(line)] or lines or [f'exit status {run.returncode}']
     ended = f'the process was ended by signal {-run.returncode}: ' if run.returncode < 0 else ''
-    return {'error': ended + (errors if run.returncode > 0 else lines or errors)[-1]}
+    error = (errors if run.returncode > 0 else lines or errors)[-1]
+    if ERROR.fullmatch(error):  # an exception without a word, such as that of `assert`: the line that raised it
+        code = [line for line in lines[: lines.index(error)] if line.strip('~^ ')]
+        error += f' in {code[-1]}' if code else ''
+    return {'error': ended + error}
