@@ -140,7 +140,7 @@ def test_shuffled_layers_are_refused(judge, tmp_path):
         first, second = names.index('block_14_expand'), names.index('block_15_expand')
         names[first], names[second] = names[second], names[first]
         file.attrs['layer_names'] = [name.encode() for name in names]
-    with pytest.raises(ValueError, match='shuffled: block_15_expand lies before block_14_expand'):
+    with pytest.raises(ValueError, match='shuffled: block_15_expand lies before block_14_project'):
         jeffnet.create_model(TINY, weights=path)
 
 
