@@ -21,7 +21,7 @@ COPY pyproject.toml requirements.txt LICENSE ./
 COPY jeffnet/__init__.py jeffnet/
 RUN touch README.md; \
     python -m pip install --no-cache-dir --constraint requirements.txt \
-        --editable ".[tf-cpu,torch,objax,hf,train]"
+        --editable ".[tf-cpu,torch,objax,hf,keras,train]"
 
 # The folders are open to any other user that a container is run as.
 ARG UID=1000
@@ -33,7 +33,7 @@ RUN groupadd --non-unique --gid "${GID}" jeffnet; \
     ln -s /output output
 
 COPY docker/smoke.py docker/
-COPY README.md *_train.py *_validate.py ./
+COPY README.md *_train.py *_validate.py translate_keras.py ./
 COPY train_configs train_configs
 COPY jeffnet jeffnet
 RUN python -m compileall -q jeffnet

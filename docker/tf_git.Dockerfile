@@ -40,7 +40,7 @@ RUN echo 'setuptools<81' > build.txt; \
 # From here on these four are kept like the base's own.
 RUN touch README.md; \
     python docker/constraints.py --also optax objax > constraints.txt; \
-    python -m pip install --no-cache-dir --constraint constraints.txt --editable ".[tf-cpu,objax,hf,train]"; \
+    python -m pip install --no-cache-dir --constraint constraints.txt --editable ".[tf-cpu,objax,hf,keras,train]"; \
     python docker/constraints.py --check constraints.txt
 
 # An id may be taken: Ubuntu has a user 1000, whose home a numeric USER would get. The folders are open to any other
@@ -54,7 +54,7 @@ RUN groupadd --non-unique --gid "${GID}" jeffnet; \
     ln -s /output output
 
 COPY docker/smoke.py docker/
-COPY README.md *_train.py *_validate.py ./
+COPY README.md *_train.py *_validate.py translate_keras.py ./
 COPY train_configs train_configs
 COPY jeffnet jeffnet
 RUN python -m compileall -q jeffnet

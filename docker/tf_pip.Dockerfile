@@ -23,7 +23,7 @@ COPY pyproject.toml LICENSE ./
 COPY jeffnet/__init__.py jeffnet/
 RUN touch README.md; \
     python docker/constraints.py --free ${FREE} > constraints.txt; \
-    python -m pip install --no-cache-dir --constraint constraints.txt --editable ".[tf-cpu,objax,hf,train]"; \
+    python -m pip install --no-cache-dir --constraint constraints.txt --editable ".[tf-cpu,objax,hf,keras,train]"; \
     python docker/constraints.py --check constraints.txt
 
 # An id may be taken: Ubuntu has a user 1000, whose home a numeric USER would get. The folders are open to any other
@@ -37,7 +37,7 @@ RUN groupadd --non-unique --gid "${GID}" jeffnet; \
     ln -s /output output
 
 COPY docker/smoke.py docker/
-COPY README.md *_train.py *_validate.py ./
+COPY README.md *_train.py *_validate.py translate_keras.py ./
 COPY train_configs train_configs
 COPY jeffnet jeffnet
 RUN python -m compileall -q jeffnet

@@ -93,7 +93,7 @@ def test_files_without_names_of_layers(judge, weights):
 
 def test_feature_maps_are_those_of_keras(judge, weights):
     ends = ['block_2_add', 'block_5_add', 'block_12_add', 'block_16_project_BN']
-    inner = keras.Model(judge.model.inputs, [judge.model.get_layer(name).output for name in ends])
+    inner = keras.Model(judge.model.inputs[0], [judge.model.get_layer(name).output for name in ends])
     x = parity.images(SIZE)
     made = jeffnet.create_model(TINY, 'nnx', weights=weights, features_only=True)
     ours = jeffnet.predictor(made)(x)

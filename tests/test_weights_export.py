@@ -169,7 +169,7 @@ def test_the_file_is_whole_or_absent(state, write, tmp_path, monkeypatch):
 
 def test_bad_targets_and_models(tmp_path):
     module, variables = jeffnet.create_model(NAME, num_classes=2)
-    with pytest.raises(ValueError, match=r'x\.pth: jeffnet writes \.safetensors files, or folders'):
+    with pytest.raises(ValueError, match=r'x\.pth: jeffnet writes \.safetensors files, folders'):
         jeffnet.save_weights(variables, tmp_path / 'x.pth')
     (tmp_path / 'notes').mkdir()
     (tmp_path / 'notes' / 'a.txt').write_text('mine')
