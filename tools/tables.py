@@ -183,15 +183,17 @@ def compiling() -> str:
 def parity() -> str:
     """How far every network is from its reference, in float32."""
     rows = rows_of('parity', dtype='float32')
-    frameworks = list(dict.fromkeys(row['framework'] for row in rows))
+    found = defaultdict(list)
+    for row in rows:
+        found['Keras' if row['name'].startswith('keras_') else 'PyTorch', row['framework']].append(row)
     lines = []
-    for framework in frameworks:
-        own = [row for row in rows if row['framework'] == framework]
+    for (reference, framework), own in sorted(found.items(), reverse=True):
         errors = sorted(float(row['error']) for row in own)
         names, inside = len({row['name'] for row in own}), sum(row['ok'] == 'True' for row in own)
         middle, largest = f'{errors[len(errors) // 2]:.1e}', f'{errors[-1]:.1e}'
-        lines.append([framework, str(names), f'{inside} of {len(own)}', middle, largest])
-    return markdown(['framework', 'names', 'comparisons within the bar', 'median error', 'largest error'], lines)
+        lines.append([reference, framework, str(names), f'{inside} of {len(own)}', middle, largest])
+    head = ['reference', 'framework', 'names', 'comparisons within the bar', 'median error', 'largest error']
+    return markdown(head, lines)
 
 
 TABLES: dict[str, Callable[[], str]] = {
