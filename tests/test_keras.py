@@ -121,6 +121,9 @@ def test_the_command_translates_both_ways(judge, weights, tmp_path, capsys):
     assert keras_command.main(['--model', TINY, '--weights', str(ours), '--output', str(back)]) == 0
     first, second = (files.read(path).arrays for path in (weights, back))
     assert first.keys() == second.keys() and all(np.array_equal(first[k].read(), second[k].read()) for k in first)
+    capsys.readouterr()
+    assert keras_command.main(['--model', TINY, '--output', str(ours), '--num-classes', '0']) == 2
+    assert "'0' is not a whole number, 1 or more" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------------------------------------- bad files

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import jeffnet
-from jeffnet.command_line import Parser, guarded, input_errors
+from jeffnet.command_line import Parser, at_least, guarded, input_errors
 from jeffnet.models.table import ModelInfo, table
 from jeffnet.weights import Incomplete, files, keras_download, keras_names, source
 
@@ -47,7 +47,7 @@ def parser() -> Parser:
         required=True,
         help='FILE.safetensors, a folder, or FILE.weights.h5 for Keras; with all: a folder',
     )
-    p.add_argument('--num-classes', type=int, metavar='N', help='as the file has them, if not as published')
+    p.add_argument('--num-classes', type=at_least(1), metavar='N', help='as the file has them, if not as published')
     return p
 
 

@@ -1,0 +1,67 @@
+"""Keras' published files from a server on this machine: fetched once, checked, never kept damaged."""
+
+import dataclasses
+import hashlib
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+import jeffnet
+from jeffnet.weights import keras_download
+
+CONTENT = b'weights ' * 1000
+INFO = dataclasses.replace(jeffnet.model_info('keras_resnet50'), md5=hashlib.md5(CONTENT).hexdigest())
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """The file as it lies on the server; Keras' cache is an empty folder."""
+    path = tmp_path / 'server' / INFO.weights.removeprefix(f'{keras_download.HOST}/')
+    path.parent.mkdir(parents=True)
+    path.write_bytes(CONTENT)
+    handler = partial(SimpleHTTPRequestHandler, directory=tmp_path / 'server')
+    with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv('KERAS_WEIGHTS_HOST', f'http://127.0.0.1:{server.server_port}')
+        monkeypatch.setenv('KERAS_HOME', str(tmp_path / 'keras'))
+        yield path
+        server.shutdown()
+
+
+def cached() -> list[str]:
+    return sorted(path.name for path in keras_download.folder().iterdir())
+
+
+def test_a_file_is_fetched_once_into_keras_cache(published):
+    path = keras_download.fetch(INFO)
+    assert path.read_bytes() == CONTENT and cached() == [published.name]
+    published.unlink()
+    assert keras_download.fetch(INFO) == path
+
+
+def test_a_damaged_file_is_not_kept_and_a_damaged_cache_is_mended(published):
+    path = keras_download.fetch(INFO)
+    path.write_bytes(b'cut')
+    assert keras_download.fetch(INFO).read_bytes() == CONTENT
+    path.unlink()
+    published.write_bytes(b'other')
+    with pytest.raises(ConnectionError, match=f'the md5 .*, not {INFO.md5}; call again'):
+        keras_download.fetch(INFO)
+    assert cached() == []
+
+
+def test_what_is_not_there_is_named(published, monkeypatch):
+    published.unlink()
+    with pytest.raises(FileNotFoundError, match=f'{published.name}: the server answers with 404'):
+        keras_download.fetch(INFO)
+    monkeypatch.setenv('KERAS_WEIGHTS_HOST', 'http://127.0.0.1:9')
+    with pytest.raises(ConnectionError, match=r'no connection .*pass weights='):
+        keras_download.fetch(INFO)
+    assert cached() == []
+
+
+def test_pretrained_asks_for_the_published_file_and_its_checksum(published):
+    with pytest.raises(ConnectionError, match=f'{published.name}: the file that came has the md5 {INFO.md5}'):
+        jeffnet.create_model('keras_resnet50', pretrained=True)
