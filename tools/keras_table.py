@@ -116,6 +116,12 @@ FAMILIES: dict[str, list[tuple[dict[str, Any], dict[str, tuple]]]] = {
             {'keras_inception_v3': ('InceptionV3', {}, 'inception_v3', 299, 77.9, 93.7)},
         )
     ],
+    'xception': [
+        (
+            {'family': 'xception_keras', 'mode': 'tf', 'policy': {}, 'paper': 'arXiv:1610.02357', 'options': {}},
+            {'keras_xception': ('Xception', {}, 'xception', 299, 79.0, 94.5)},
+        )
+    ],
     'vgg': [
         (
             {'family': 'vgg_keras', 'mode': 'caffe', 'policy': {}, 'paper': 'arXiv:1409.1556', 'options': {}},
