@@ -116,6 +116,15 @@ FAMILIES: dict[str, list[tuple[dict[str, Any], dict[str, tuple]]]] = {
             {'keras_inception_v3': ('InceptionV3', {}, 'inception_v3', 299, 77.9, 93.7)},
         )
     ],
+    'inception_resnet_v2': [
+        (
+            {
+                'family': 'inception_resnet_v2_keras', 'mode': 'tf', 'policy': {}, 'paper': 'arXiv:1602.07261',
+                'options': {'norm_scale': False},
+            },
+            {'keras_inception_resnet_v2': ('InceptionResNetV2', {}, 'inception_resnet_v2', 299, 80.3, 95.3)},
+        )
+    ],
     'xception': [
         (
             {'family': 'xception_keras', 'mode': 'tf', 'policy': {}, 'paper': 'arXiv:1610.02357', 'options': {}},
