@@ -70,6 +70,20 @@ FAMILIES: dict[str, list[tuple[dict[str, Any], dict[str, tuple]]]] = {
         ),
         (
             {
+                'family': 'mobilenetv1_keras', 'mode': 'tf', 'policy': {}, 'paper': 'arXiv:1704.04861',
+                'options': {'pad_end': True},
+            },
+            {
+                'keras_mobilenet': ('MobileNet', {}, 'mobilenetv1_100', 224, 70.4, 89.5),
+                **{
+                    f'keras_mobilenet_{round(100 * alpha):03}':
+                        ('MobileNet', {'alpha': alpha}, f'mobilenetv1_{round(100 * alpha):03}', 224, None, None)
+                    for alpha in (0.25, 0.5, 0.75)
+                },
+            },
+        ),
+        (
+            {
                 'family': 'mobilenetv2_keras', 'mode': 'tf', 'policy': {'bn_momentum': 0.999},
                 'paper': 'arXiv:1801.04381', 'options': {},
             },
@@ -100,6 +114,30 @@ FAMILIES: dict[str, list[tuple[dict[str, Any], dict[str, tuple]]]] = {
                 'options': {'norm_scale': False, 'count_padding': False},
             },
             {'keras_inception_v3': ('InceptionV3', {}, 'inception_v3', 299, 77.9, 93.7)},
+        )
+    ],
+    'inception_resnet_v2': [
+        (
+            {
+                'family': 'inception_resnet_v2_keras', 'mode': 'tf', 'policy': {}, 'paper': 'arXiv:1602.07261',
+                'options': {'norm_scale': False},
+            },
+            {'keras_inception_resnet_v2': ('InceptionResNetV2', {}, 'inception_resnet_v2', 299, 80.3, 95.3)},
+        )
+    ],
+    'xception': [
+        (
+            {'family': 'xception_keras', 'mode': 'tf', 'policy': {}, 'paper': 'arXiv:1610.02357', 'options': {}},
+            {'keras_xception': ('Xception', {}, 'xception', 299, 79.0, 94.5)},
+        )
+    ],
+    'vgg': [
+        (
+            {'family': 'vgg_keras', 'mode': 'caffe', 'policy': {}, 'paper': 'arXiv:1409.1556', 'options': {}},
+            {
+                'keras_vgg16': ('VGG16', {}, 'vgg16', 224, 71.3, 90.1),
+                'keras_vgg19': ('VGG19', {}, 'vgg19', 224, 71.3, 90.0),
+            },
         )
     ],
 }  # fmt: skip

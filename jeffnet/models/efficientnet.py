@@ -1,8 +1,8 @@
-"""EfficientNet and its relatives: MobileNetV2, MobileNetV3, MNASNet, MixNet, FBNet-C, Single-Path NAS, Lite, EdgeTPU.
+"""EfficientNet and its relatives: MobileNets, MNASNet, MixNet, FBNet-C, Single-Path NAS, Lite, EdgeTPU.
 
-Papers: EfficientNet (Tan & Le, arXiv 1905.11946), MobileNetV2 (Sandler et al., 1801.04381), MobileNetV3 (Howard et al.,
-1905.02244), MnasNet (Tan et al., 1807.11626), MixConv (Tan & Le, 1907.09595), FBNet (Wu et al., 1812.03443),
-Single-Path NAS (Stamoulis et al., 1904.02877).
+Papers: EfficientNet (Tan & Le, arXiv 1905.11946), MobileNet (Howard et al., 1704.04861), MobileNetV2 (Sandler et al.,
+1801.04381), MobileNetV3 (Howard et al., 1905.02244), MnasNet (Tan et al., 1807.11626), MixConv (Tan & Le, 1907.09595),
+FBNet (Wu et al., 1812.03443), Single-Path NAS (Stamoulis et al., 1904.02877).
 """
 
 import math
@@ -28,7 +28,7 @@ class EfficientNet(Block):
 
     stages: Stages = field(repr=False)
     stem: int = 32
-    features: int = 1280  # of the head
+    features: int = 1280  # of the head; 0: no head
     width: float = 1.0
     depth: float = 1.0
     act: Callable = relu
@@ -36,6 +36,7 @@ class EfficientNet(Block):
     fixed_ends: bool = False  # neither scale the width of the stem nor the depth of the first and last stage
     depth_rounding: Callable = math.ceil
     stride_in_projection: bool = False  # of EdgeResidual blocks
+    pad_end: bool = False  # DepthwiseSeparable blocks with a stride pad at the bottom and on the right alone, as Keras
     num_classes: int = 1000  # 0: the final feature map; -1: everything but the classifier
     in_chans: int = 3
     out_indices: tuple[int, ...] | None = None  # return these levels of `feature_info` instead
@@ -53,8 +54,9 @@ class EfficientNet(Block):
 
     def setup_head(self):
         """Declares what follows the stages."""
-        last = self.blocks[-1][-1].out_features
-        self.conv_head, self.bn2 = Conv(last, head_width(self)), BatchNorm(head_width(self))
+        if self.features:
+            last = self.blocks[-1][-1].out_features
+            self.conv_head, self.bn2 = Conv(last, head_width(self)), BatchNorm(head_width(self))
         self.setup_classifier()
 
     def setup_classifier(self):
@@ -78,7 +80,8 @@ class EfficientNet(Block):
 
     def head(self, x, training=False):
         """From the last stage `[N, h, w, C]` to logits `[N, num_classes]`, or what `num_classes` asks for."""
-        x = self.act(self.bn2(self.conv_head(x), training))  # [N, h, w, features]
+        if self.features:
+            x = self.act(self.bn2(self.conv_head(x), training))  # [N, h, w, features]
         return x if self.num_classes == 0 else self.classify(global_avg_pool(x), training)
 
     def classify(self, x, training=False):
@@ -116,7 +119,9 @@ def stem_width(model) -> int:
 
 
 def head_width(model) -> int:
-    """Channels of the head."""
+    """Channels of the head, or of the last stage if there is none."""
+    if not model.features:
+        return divisible(model.stages[-1][-1].features * model.width)
     return divisible(model.features * model.width) if model.scale_head else model.features
 
 
@@ -154,7 +159,8 @@ def build_block(model, run: Run, width: int, drop_rate: float, options: dict) ->
     elif run.se:
         options['squeeze'] = Squeeze(int(width * run.se), act, sigmoid)
     if run.block is DepthwiseSeparable:
-        return DepthwiseSeparable(width, **options)
+        padding = ((0, 1), (0, 1)) if model.pad_end and options['stride'] > 1 else None
+        return DepthwiseSeparable(width, act_last=run.act_last, padding=padding, **options)
     if run.block is EdgeResidual:
         return EdgeResidual(width, mid_features=mid, stride_in_projection=model.stride_in_projection, **options)
     options |= {'expand_kernel': (1, 1) if run.grouped_expand else 1}
@@ -213,6 +219,7 @@ MULTIPLIERS = {  # width, depth
 }  # fmt: skip
 
 _mnasnet = partial(EfficientNet, scale_head=False)
+_mobilenetv1 = partial(EfficientNet, table.MOBILENETV1, features=0, act=relu6)
 _mobilenetv2 = partial(EfficientNet, table.MOBILENETV2, act=relu6)
 _lite = partial(EfficientNet, table.LITE, act=relu6, fixed_ends=True, scale_head=False)
 _edge = partial(EfficientNet, table.EDGE)
@@ -227,6 +234,11 @@ VARIANTS = {
     'efficientnet_es': _edge,
     'efficientnet_em': partial(_edge, depth=1.1),
     'efficientnet_el': partial(_edge, width=1.2, depth=1.4),
+    'mobilenetv1_025': partial(_mobilenetv1, width=0.25),
+    'mobilenetv1_050': partial(_mobilenetv1, width=0.5),
+    'mobilenetv1_075': partial(_mobilenetv1, width=0.75),
+    'mobilenetv1_100': _mobilenetv1,
+    'mobilenetv1_125': partial(_mobilenetv1, width=1.25),
     'mobilenetv2_035': partial(_mobilenetv2, width=0.35, scale_head=False),
     'mobilenetv2_050': partial(_mobilenetv2, width=0.5, scale_head=False),
     'mobilenetv2_075': partial(_mobilenetv2, width=0.75, scale_head=False),

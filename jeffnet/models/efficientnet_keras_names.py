@@ -1,4 +1,4 @@
-"""What Keras calls the layers of EfficientNet and MobileNetV2."""
+"""What Keras calls the layers of EfficientNet and MobileNets."""
 
 from collections.abc import Iterator
 
@@ -22,12 +22,15 @@ MODULES_WITHOUT_EXPANSION = {
 }  # fmt: skip
 
 
-def keras_layers(network) -> Iterator[tuple[str, str | None]]:
-    """(Keras' layer, our module) of all layers with variables, in the order of Keras' files.
+def keras_layers(network) -> Iterator[tuple]:
+    """(Keras' layer, our module, its class if not ours) of all layers with variables, in the order of Keras' files.
 
     EfficientNet's first layer, which normalises the image, is no module of ours.
     """
     stages = build_stages(network)
+    if not network.features:
+        yield from mobilenetv1_layers(stages)
+        return
     if stages[1][0].squeeze is None:
         yield from (('Conv1', 'conv_stem'), ('bn_Conv1', 'bn1'))
         prefixes = [['expanded_conv_']]
@@ -45,6 +48,16 @@ def keras_layers(network) -> Iterator[tuple[str, str | None]]:
                     pairs = zip(suffixes[part], ours, strict=True)
                     yield from ((prefixes[s][i] + theirs, f'blocks_{s}_{i}.{module}') for theirs, module in pairs)
     yield from ((top[0], 'conv_head'), (top[1], 'bn2'), ('predictions', 'classifier'))
+
+
+def mobilenetv1_layers(stages: list[list]) -> Iterator[tuple]:
+    """The layers of the first MobileNet, whose classifier is a 1x1 convolution."""
+    yield from (('conv1', 'conv_stem'), ('conv1_bn', 'bn1'))
+    blocks = [f'blocks_{s}_{i}' for s, stage in enumerate(stages) for i in range(len(stage))]
+    for number, ours in enumerate(blocks, start=1):
+        for kind, conv, norm in (('dw', 'conv_dw', 'bn1'), ('pw', 'conv_pw', 'bn2')):
+            yield from ((f'conv_{kind}_{number}', f'{ours}.{conv}'), (f'conv_{kind}_{number}_bn', f'{ours}.{norm}'))
+    yield 'conv_preds', 'classifier', 'conv2d'
 
 
 def numbered(stages: list[list]) -> Iterator[tuple[int, list]]:

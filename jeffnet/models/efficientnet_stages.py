@@ -22,6 +22,7 @@ class Run:
     se: float = 0.0  # squeeze-excite width as a share of the input (MobileNetV3: of the middle)
     act: Callable | None = None  # None: the network's
     skip: bool = True
+    act_last: bool = False  # an activation behind the projection of DepthwiseSeparable, too
     grouped_expand: bool = False  # 1x1 convolutions in two groups of channels, as MixNet
     grouped_project: bool = False
     expand_from: int = 0  # expand this width instead of the input's, a quirk of EdgeTPU's first block
@@ -85,6 +86,15 @@ MNASNET_A1 = (
     (ir(2, 3, 1, 6, 112, se=0.25),),
     (ir(3, 5, 2, 6, 160, se=0.25),),
     (ir(1, 3, 1, 6, 320),),
+)
+# The blocks of the first MobileNet: no linear projections, no shortcuts.
+dsa = partial(ds, kernel_size=3, expand=1, skip=False, act_last=True)
+MOBILENETV1 = (
+    (dsa(1, stride=1, features=64),),
+    (dsa(2, stride=2, features=128),),
+    (dsa(2, stride=2, features=256),),
+    (dsa(6, stride=2, features=512),),
+    (dsa(2, stride=2, features=1024),),
 )
 MNASNET_SMALL = (
     (ds(1, 3, 1, 1, 8),),

@@ -11,7 +11,9 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-FAMILY_FILES = ('efficientnet', 'resnet', 'resnetv2', 'densenet', 'inception_v3', 'vit')
+FAMILY_FILES = (
+    'efficientnet', 'resnet', 'resnetv2', 'densenet', 'inception_v3', 'inception_resnet_v2', 'vgg', 'vit', 'xception',
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

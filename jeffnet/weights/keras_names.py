@@ -6,6 +6,7 @@ it follow the names of old and new files, the places in files without names, and
 
 import importlib
 import logging
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -26,12 +27,14 @@ log = logging.getLogger('jeffnet')
 VARIABLES = {
     'conv2d': {'kernel': 'kernel', 'bias': 'bias'},
     'depthwise_conv2d': {'kernel': 'kernel', 'bias': 'bias'},
+    'separable_conv2d': {'depthwise_kernel': 'kernel', 'pointwise_kernel': 'kernel', 'bias': 'bias'},
     'dense': {'kernel': 'kernel', 'bias': 'bias'},
     'batch_normalization': {'gamma': 'scale', 'beta': 'bias', 'moving_mean': 'mean', 'moving_variance': 'var'},
     'layer_normalization': {'gamma': 'scale', 'beta': 'bias'},
     'normalization': {'mean': None, 'variance': None, 'count': None},  # of the image, before the network
 }
-AUTOMATIC = re.compile(rf'(?P<kind>{"|".join(VARIABLES)}|separable_conv2d|layer_scale)(?:_(?P<number>\d+))?')
+AUTOMATIC = re.compile(rf'(?P<kind>{"|".join(VARIABLES)}|layer_scale)(?:_(?P<number>\d+))?')
+DEPTHWISE = (('depthwise_conv2d', 'kernel'), ('separable_conv2d', 'depthwise_kernel'))
 FORMER = {'depthwise_kernel': 'kernel', 'running_mean': 'moving_mean', 'running_std': 'moving_variance'}
 
 
@@ -46,24 +49,36 @@ class Layer:
 
 
 def layers_of(info: ModelInfo, block: Any, policy: Policy) -> list[Layer]:
-    """Keras' layers of a network, in the order of its files."""
+    """Keras' layers of a network, in the order of its files.
+
+    A family lists (Keras' name, our module), with the class of Keras' layer where our module is of another one. No
+    module: the layer is none of the network's. A pair of modules: the two halves of a separable convolution.
+    """
     named = importlib.import_module(f'jeffnet.models.{info.file}_keras_names').keras_layers(block)
     modules, declared = sub_blocks(block, policy), declarations(block, policy)
     counts, found = Counter(), []
-    for name, path in named:
-        kind = 'normalization' if path is None else kind_of(modules[path])
-        variables = {
-            theirs: leaf and f'{path}.{leaf}'
-            for theirs, leaf in VARIABLES[kind].items()
-            if leaf is None or f'{path}.{leaf}' in declared
-        }
+    for name, path, *given in named:
+        kind = given[0] if given else kind_of(path, modules)
+        variables = variables_of(kind, path, declared)
         found.append(Layer(name, kind, keras_file.place(kind, counts[kind]), variables))
         counts[kind] += 1
     return found
 
 
-def kind_of(module: Block) -> str:
+def variables_of(kind: str, path: str | tuple[str, str] | None, declared: Mapping) -> dict[str, str | None]:
+    """Our flat name of each variable that a layer has."""
+    modules = dict.fromkeys(VARIABLES[kind], path)
+    if kind == 'separable_conv2d':
+        modules = dict(zip(VARIABLES[kind], (*path, path[1]), strict=True))
+    names = {theirs: leaf and f'{modules[theirs]}.{leaf}' for theirs, leaf in VARIABLES[kind].items()}
+    return {theirs: name for theirs, name in names.items() if name is None or name in declared}
+
+
+def kind_of(path: str | tuple[str, str] | None, modules: Mapping[str, Block]) -> str:
     """The class of Keras' layer that a module is, as its files spell it."""
+    if not isinstance(path, str):
+        return 'normalization' if path is None else 'separable_conv2d'
+    module = modules[path]
     if isinstance(module, Conv):
         return 'depthwise_conv2d' if module.groups == module.in_features > 1 else 'conv2d'
     kinds = {Linear: 'dense', BatchNorm: 'batch_normalization', LayerNorm: 'layer_normalization'}
@@ -94,11 +109,12 @@ def translate(
             check_normalisation(info, list(variables.values()))
             continue
         for i, (name, array) in enumerate(variables.items()):
-            flat_name = variable_of(known, name, i)
-            if flat_name is None:
+            variable = variable_of(known, name, i)
+            if variable is None:
                 unexpected.append(f'{layer}/{name}')
             else:
-                flat[flat_name] = as_ours(array, known.kind, len(declared[flat_name].shape))
+                flat_name = known.variables[variable]
+                flat[flat_name] = as_ours(array, known.kind, variable, declared[flat_name].shape)
     check_order(met, expected)
     return flat, sorted(unexpected)
 
@@ -151,28 +167,35 @@ def by_position(theirs: Mapping[str, Mapping], expected: list[Layer], declared: 
         if layer.kind == 'normalization':
             continue
         ours = [tuple(declared[name].shape) for name in layer.variables.values()]
-        shapes = [tuple(as_ours(array, layer.kind, len(shape)).shape)
-                  for array, shape in zip(variables.values(), ours, strict=False)]  # fmt: skip
+        rows = zip(variables.values(), layer.variables, ours, strict=False)
+        shapes = [tuple(as_ours(array, layer.kind, variable, shape).shape) for array, variable, shape in rows]
         if len(variables) != len(ours) or (shapes != ours and layer is not expected[-1]):
             return {}
     return dict(zip(theirs, expected, strict=False))
 
 
 def variable_of(layer: Layer, name: str, position: int) -> str | None:
-    """Our flat name of a layer's variable, by its name or, where files have none or an older one, its position."""
-    if FORMER.get(name, name) in layer.variables:
-        return layer.variables[FORMER.get(name, name)]
+    """Which of a layer's variables it is, by its name or, where files have none or an older one, its position."""
+    for spelling in (name, FORMER.get(name)):
+        if spelling in layer.variables:
+            return spelling
     known = {variable for kind in VARIABLES.values() for variable in kind}
     if name in known or position >= len(layer.variables):
         return None
-    return list(layer.variables.values())[position]
+    return list(layer.variables)[position]
 
 
-def as_ours(array: StoredArray, kind: str, ndim: int) -> StoredArray:
-    """An array in our axes: only depthwise kernels differ, [H, W, C, M] there and [H, W, 1, C M] here."""
-    if kind == 'depthwise_conv2d' and ndim == 4 and array.ndim == 4:
+def as_ours(array: StoredArray, kind: str, variable: str, shape: tuple[int, ...]) -> StoredArray:
+    """An array in the axes of ours, which has this shape.
+
+    Depthwise kernels are [H, W, C, M] there and [H, W, 1, C M] here. A dense layer there may be the convolution with a
+    kernel as large as the image here, and the reverse.
+    """
+    if (kind, variable) in DEPTHWISE and len(shape) == array.ndim == 4:
         height, width, features, multiplier = array.shape
         return array.reshape((height, width, 1, features * multiplier))
+    if {len(shape), array.ndim} == {2, 4} and math.prod(shape[:-1]) == math.prod(array.shape[:-1]):
+        return array.reshape((*shape[:-1], array.shape[-1]))
     return array
 
 
