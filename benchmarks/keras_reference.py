@@ -42,9 +42,9 @@ def build(name: str, size: Image, **options: Any) -> Any:
 def randomise(model: Any, size: Image) -> None:
     """Draws every array so that no default zero or one hides a mistake, and the output depends on the input.
 
-    Fan-in-scaled kernels; random scales and biases; statistics of batch norms measured on random images, layer by layer,
-    each perturbed before the next is measured. The scales at the end of residual branches are small, so that deep
-    networks are not chaotic.
+    Fan-in-scaled kernels; random scales and biases; statistics of batch norms measured on random images, layer by
+    layer, each perturbed before the next is measured. The scales at the end of residual branches are small, so that
+    deep networks are not chaotic.
     """
     rng = np.random.default_rng(zlib.crc32(model.name.encode()))
     last = {name for layer in model.layers if isinstance(layer, keras.layers.Add) for name in parents(layer)}
@@ -55,6 +55,8 @@ def randomise(model: Any, size: Image) -> None:
             if variable.name.endswith('kernel'):
                 spatial = int(np.prod(shape[:2])) if variable.name.startswith('depthwise') else int(np.prod(shape[:-1]))
                 variable.assign(rng.normal(0, (2 / spatial) ** 0.5, shape))
+            elif type(layer).__name__ == 'LayerScale':  # its variable has no name
+                variable.assign(rng.uniform(0.2, 0.6, shape))
             elif variable.name == 'gamma':
                 low, high = (0.2, 0.6) if layer.name in last else (0.5, 1.5)
                 variable.assign(rng.uniform(low, high, shape))

@@ -1,7 +1,8 @@
 """From the layers of a Keras file to our variables and back: a bijection by the identity of layers, never by likeness.
 
-A family's `<file>_keras_names.keras_layers` lists Keras' layers with our modules, in the order of Keras' files. From
-it follow the names of old and new files, the places in files without names, and shapes.
+A family's `<file>_keras_names.keras_layers` lists Keras' layers with our modules, in the order of Keras' files: the
+name, the module (several where one layer is many of ours; None where it is none), and Keras' class where it is not
+the module's. From it follow the names of old and new files, the places in files without names, and shapes.
 """
 
 import importlib
@@ -27,12 +28,14 @@ log = logging.getLogger('jeffnet')
 VARIABLES = {
     'conv2d': {'kernel': 'kernel', 'bias': 'bias'},
     'depthwise_conv2d': {'kernel': 'kernel', 'bias': 'bias'},
+    'separable_conv2d': {'depthwise_kernel': 'kernel', 'pointwise_kernel': 'kernel', 'bias': 'bias'},
     'dense': {'kernel': 'kernel', 'bias': 'bias'},
     'batch_normalization': {'gamma': 'scale', 'beta': 'bias', 'moving_mean': 'mean', 'moving_variance': 'var'},
     'layer_normalization': {'gamma': 'scale', 'beta': 'bias'},
+    'layer_scale': {'gamma': 'gamma'},
     'normalization': {'mean': None, 'variance': None, 'count': None},  # of the image, before the network
 }
-AUTOMATIC = re.compile(rf'(?P<kind>{"|".join(VARIABLES)}|separable_conv2d|layer_scale)(?:_(?P<number>\d+))?')
+AUTOMATIC = re.compile(rf'(?P<kind>{"|".join(VARIABLES)})(?:_(?P<number>\d+))?')
 FORMER = {'depthwise_kernel': 'kernel', 'running_mean': 'moving_mean', 'running_std': 'moving_variance'}
 
 
@@ -56,20 +59,36 @@ def layers_of(info: ModelInfo, block: Any, policy: Policy) -> list[Layer]:
     named = importlib.import_module(f'jeffnet.models.{info.file}_keras_names').keras_layers(block)
     modules, declared = sub_blocks(block, policy), declarations(block, policy)
     counts, found = Counter(), []
-    for name, path in named:
-        kind = 'normalization' if path is None else kind_of(modules[path])
-        variables = {
-            theirs: leaf and f'{path}.{leaf}'
-            for theirs, leaf in VARIABLES[kind].items()
-            if leaf is None or f'{path}.{leaf}' in declared
-        }
+    for name, path, *stated in named:
+        kind = stated[0] if stated else kind_of(path, modules)
+        candidates = variables_of(kind, path, modules)
+        variables = {theirs: ours for theirs, ours in candidates.items() if ours is None or ours in declared}
         found.append(Layer(name, kind, keras_file.place(kind, counts[kind]), variables))
         counts[kind] += 1
     return found
 
 
-def kind_of(module: Block) -> str:
+def variables_of(kind: str, path: str | tuple[str, ...] | None, modules: Mapping[str, Block]) -> dict[str, str | None]:
+    """Our flat name for each variable that a layer of Keras may have."""
+    if kind == 'sequential':  # layers of different classes, whose variables have different names
+        inner = [variables_of(kind_of(each, modules), each, modules) for each in path]
+        return {theirs: ours for variables in inner for theirs, ours in variables.items()}
+    if kind == 'separable_conv2d':
+        depthwise, pointwise = path
+        owners = (depthwise, pointwise, pointwise)
+    else:
+        owners = (path,) * len(VARIABLES[kind])
+    names = zip(VARIABLES[kind].items(), owners, strict=True)
+    return {theirs: leaf and f'{owner}.{leaf}' for (theirs, leaf), owner in names}
+
+
+def kind_of(path: str | tuple[str, str] | None, modules: Mapping[str, Block]) -> str:
     """The class of Keras' layer that a module is, as its files spell it."""
+    if path is None:
+        return 'normalization'
+    if isinstance(path, tuple):
+        return 'separable_conv2d'
+    module = modules[path]
     if isinstance(module, Conv):
         return 'depthwise_conv2d' if module.groups == module.in_features > 1 else 'conv2d'
     kinds = {Linear: 'dense', BatchNorm: 'batch_normalization', LayerNorm: 'layer_normalization'}
@@ -103,7 +122,7 @@ def translate(
             if flat_name is None:
                 unexpected.append(f'{layer}/{name}')
             else:
-                flat[flat_name] = as_ours(array, known.kind, len(declared[flat_name].shape))
+                flat[flat_name] = as_ours(array, known.kind, declared[flat_name].shape)
     check_order(met, expected)
     return flat, sorted(unexpected)
 
@@ -130,8 +149,11 @@ def matched(layout: str, theirs: list[str], expected: list[Layer]) -> dict[str, 
 
 
 def canonical(names: Iterable[str]) -> list[str]:
-    """Names without what depends on the process that built the model: slashes within, and numbers counted on."""
-    names = [name.replace('/', '_') for name in names]
+    """Names without what depends on the process or the version that built the model.
+
+    That is: slashes within, capitals, the spelling of batch norms (both changed in MobileNetV3), numbers counted on.
+    """
+    names = [name.replace('/', '_').lower().replace('batchnorm', 'bn') for name in names]
     numbers: dict[str, list[int]] = {}
     for name in names:
         if match := AUTOMATIC.fullmatch(name):
@@ -156,7 +178,7 @@ def by_position(theirs: Mapping[str, Mapping], expected: list[Layer], declared: 
         if layer.kind == 'normalization':
             continue
         ours = [tuple(declared[name].shape) for name in layer.variables.values()]
-        shapes = [tuple(as_ours(array, layer.kind, len(shape)).shape)
+        shapes = [tuple(as_ours(array, layer.kind, shape).shape)
                   for array, shape in zip(variables.values(), ours, strict=False)]  # fmt: skip
         if len(variables) != len(ours) or (shapes != ours and layer is not expected[-1]):
             return {}
@@ -165,19 +187,28 @@ def by_position(theirs: Mapping[str, Mapping], expected: list[Layer], declared: 
 
 def variable_of(layer: Layer, name: str, position: int) -> str | None:
     """Our flat name of a layer's variable, by its name or, where files have none or an older one, its position."""
-    if FORMER.get(name, name) in layer.variables:
-        return layer.variables[FORMER.get(name, name)]
+    if layer.kind == 'sequential' and '.' in name:  # `conv2d.0`: the position within an inner layer
+        inner, _, index = name.rpartition('.')
+        return layer.variables.get(dict(enumerate(VARIABLES.get(inner, ()))).get(int(index)))
+    for each in (name, FORMER.get(name)):
+        if each in layer.variables:
+            return layer.variables[each]
     known = {variable for kind in VARIABLES.values() for variable in kind}
     if name in known or position >= len(layer.variables):
         return None
     return list(layer.variables.values())[position]
 
 
-def as_ours(array: StoredArray, kind: str, ndim: int) -> StoredArray:
-    """An array in our axes: only depthwise kernels differ, [H, W, C, M] there and [H, W, 1, C M] here."""
-    if kind == 'depthwise_conv2d' and ndim == 4 and array.ndim == 4:
+def as_ours(array: StoredArray, kind: str, shape: tuple[int, ...]) -> StoredArray:
+    """An array in our axes, `shape`; only two sorts of kernels differ.
+
+    Depthwise ones are [H, W, C, M] there and [H, W, 1, C M] here; a linear layer may be a 1x1 convolution there.
+    """
+    if kind in ('depthwise_conv2d', 'separable_conv2d') and len(shape) == array.ndim == 4 and shape[2] == 1:
         height, width, features, multiplier = array.shape
         return array.reshape((height, width, 1, features * multiplier))
+    if len(shape) == 2 and array.ndim == 4 and array.shape[:2] == (1, 1):
+        return array.reshape(array.shape[2:])
     return array
 
 
