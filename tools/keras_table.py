@@ -139,6 +139,18 @@ FAMILIES: dict[str, list[tuple[dict[str, Any], dict[str, tuple]]]] = {
             {'keras_inception_v3': ('InceptionV3', {}, 'inception_v3', 299, 77.9, 93.7)},
         )
     ],
+    'nasnet': [
+        (
+            {
+                'family': 'nasnet_keras', 'mode': 'tf', 'policy': {'bn_momentum': 0.9997}, 'paper': 'arXiv:1707.07012',
+                'options': {'zero_pad_pool': True},
+            },
+            {
+                'keras_nasnet_mobile': ('NASNetMobile', {}, 'nasnetamobile', 224, 74.4, 91.9),
+                'keras_nasnet_large': ('NASNetLarge', {}, 'nasnetalarge', 331, 82.5, 96.0),
+            },
+        )
+    ],
     'convnext': [
         (
             {'family': 'convnext_keras', 'mode': 'none', 'policy': {}, 'paper': 'arXiv:2201.03545', 'options': {}},

@@ -11,7 +11,7 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-FAMILY_FILES = ('efficientnet', 'resnet', 'resnetv2', 'densenet', 'inception_v3', 'convnext', 'vit')
+FAMILY_FILES = ('efficientnet', 'resnet', 'resnetv2', 'densenet', 'inception_v3', 'convnext', 'nasnet', 'vit')
 
 
 @dataclass(frozen=True)

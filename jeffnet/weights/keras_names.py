@@ -6,7 +6,6 @@ the module's. From it follow the names of old and new files, the places in files
 """
 
 import importlib
-import importlib.util
 import logging
 import re
 from collections import Counter
@@ -18,7 +17,7 @@ import numpy as np
 
 from jeffnet.core.block import Block, Policy, declarations, sub_blocks
 from jeffnet.core.layers import BatchNorm, Conv, LayerNorm, Linear
-from jeffnet.models.table import ModelInfo
+from jeffnet.models.table import ModelInfo, table
 from jeffnet.weights import keras_file
 from jeffnet.weights.stored import StoredArray
 
@@ -50,8 +49,8 @@ class Layer:
 
 
 def has_names(info: ModelInfo) -> bool:
-    """Whether Keras' names are known for the family."""
-    return importlib.util.find_spec(f'jeffnet.models.{info.file}_keras_names') is not None
+    """Whether Keras has the architecture, so that its names are known."""
+    return any(other.keras and (other.file, other.arch) == (info.file, info.arch) for other in table().values())
 
 
 def layers_of(info: ModelInfo, block: Any, policy: Policy) -> list[Layer]:
