@@ -63,6 +63,8 @@ def randomise(model: Any, size: Image) -> None:
             if variable.name.endswith('kernel'):
                 spatial = int(np.prod(shape[:2])) if variable.name.startswith('depthwise') else int(np.prod(shape[:-1]))
                 variable.assign(rng.normal(0, (0.4 if layer.name in scaled else 1) * (2 / spatial) ** 0.5, shape))
+            elif type(layer).__name__ == 'LayerScale':  # its variable has no name
+                variable.assign(rng.uniform(0.2, 0.6, shape))
             elif variable.name == 'gamma':
                 low, high = (0.2, 0.6) if layer.name in last else (0.5, 1.5)
                 variable.assign(rng.uniform(low, high, shape))

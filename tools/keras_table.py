@@ -22,8 +22,9 @@ from tools.efficientnet_table import multiply_adds
 MODELS = Path(__file__).parent.parent / 'jeffnet' / 'models'
 IMAGENET = {'mean': [0.485, 0.456, 0.406], 'std': [0.229, 0.224, 0.225]}
 UNIT = {'mean': [0.5] * 3, 'std': [0.5] * 3}
+CENTRED = {'mean': [128 / 255] * 3, 'std': [128 / 255] * 3}  # x / 128 - 1
 CAFFE = {'mean': [value / 255 for value in (103.939, 116.779, 123.68)], 'std': [1 / 255] * 3}
-MODES = {'torch': IMAGENET, 'tf': UNIT, 'caffe': CAFFE, 'none': IMAGENET}
+MODES = {'torch': IMAGENET, 'tf': UNIT, 'caffe': CAFFE, 'none': IMAGENET, 'centred': CENTRED}
 RESNET = {'padding': 'LIKE', 'bn_eps': 1.001e-5}
 # Family file -> what its networks share, and for each: constructor, its keywords, architecture, side of the image,
 # top-1, top-5.
@@ -96,6 +97,42 @@ FAMILIES: dict[str, list[tuple[dict[str, Any], dict[str, tuple]]]] = {
                 },
             },
         ),
+        *(
+            (
+                {
+                    'family': 'efficientnetv2_keras', 'mode': mode, 'policy': {'bn_momentum': 0.9},
+                    'paper': 'arXiv:2104.00298', 'options': {},
+                },
+                {
+                    f'keras_efficientnet_v2_{k}': (f'EfficientNetV2{k.upper()}', {}, f'efficientnetv2_{k}', *figures)
+                    for k, figures in models.items()
+                },
+            )
+            for mode, models in {
+                'none': {
+                    'b0': (224, 78.7, 94.3), 'b1': (240, 79.8, 95.0), 'b2': (260, 80.5, 95.1), 'b3': (300, 82.0, 95.8),
+                },
+                'centred': {'s': (384, 83.9, 96.7), 'm': (480, 85.3, 97.4), 'l': (480, 85.7, 97.5)},
+            }.items()
+        ),
+        (
+            {
+                'family': 'mobilenetv3_keras', 'mode': 'tf', 'policy': {'bn_momentum': 0.999},
+                'paper': 'arXiv:1905.02244', 'options': {},
+            },
+            {
+                f'keras_mobilenet_v3_{size.lower()}{suffix}':
+                    (f'MobileNetV3{size}', options, f'mobilenetv3_{size.lower()}_{arch}', 224, top1, None)
+                for size, suffix, options, arch, top1 in [
+                    ('Large', '', {}, '100', 75.6),
+                    ('Large', '_075', {'alpha': 0.75}, '075', 73.3),
+                    ('Large', '_minimalistic', {'minimalistic': True}, 'minimal_100', 72.3),
+                    ('Small', '', {}, '100', 68.1),
+                    ('Small', '_075', {'alpha': 0.75}, '075', 65.4),
+                    ('Small', '_minimalistic', {'minimalistic': True}, 'minimal_100', 61.9),
+                ]
+            },
+        ),
     ],
     'densenet': [
         (
@@ -137,6 +174,27 @@ FAMILIES: dict[str, list[tuple[dict[str, Any], dict[str, tuple]]]] = {
             {
                 'keras_vgg16': ('VGG16', {}, 'vgg16', 224, 71.3, 90.1),
                 'keras_vgg19': ('VGG19', {}, 'vgg19', 224, 71.3, 90.0),
+            },
+        )
+    ],
+    'nasnet': [
+        (
+            {
+                'family': 'nasnet_keras', 'mode': 'tf', 'policy': {'bn_momentum': 0.9997}, 'paper': 'arXiv:1707.07012',
+                'options': {'zero_pad_pool': True},
+            },
+            {
+                'keras_nasnet_mobile': ('NASNetMobile', {}, 'nasnetamobile', 224, 74.4, 91.9),
+                'keras_nasnet_large': ('NASNetLarge', {}, 'nasnetalarge', 331, 82.5, 96.0),
+            },
+        )
+    ],
+    'convnext': [
+        (
+            {'family': 'convnext_keras', 'mode': 'none', 'policy': {}, 'paper': 'arXiv:2201.03545', 'options': {}},
+            {
+                f'keras_convnext_{size.lower()}': (f'ConvNeXt{size}', {}, f'convnext_{size.lower()}', 224, top1, None)
+                for size, top1 in {'Tiny': 81.3, 'Small': 82.3, 'Base': 85.3, 'Large': 86.3, 'XLarge': 86.7}.items()
             },
         )
     ],

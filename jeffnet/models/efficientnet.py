@@ -1,6 +1,7 @@
-"""EfficientNet and its relatives: MobileNets, MNASNet, MixNet, FBNet-C, Single-Path NAS, Lite, EdgeTPU.
+"""EfficientNet V1 and V2 and relatives: MobileNets, MNASNet, MixNet, FBNet-C, Single-Path NAS, Lite, EdgeTPU.
 
-Papers: EfficientNet (Tan & Le, arXiv 1905.11946), MobileNet (Howard et al., 1704.04861), MobileNetV2 (Sandler et al.,
+Papers: EfficientNet (Tan & Le, arXiv 1905.11946), EfficientNetV2 (Tan & Le, 2104.00298), MobileNet (Howard et al.,
+1704.04861), MobileNetV2 (Sandler et al.,
 1801.04381), MobileNetV3 (Howard et al., 1905.02244), MnasNet (Tan et al., 1807.11626), MixConv (Tan & Le, 1907.09595),
 FBNet (Wu et al., 1812.03443), Single-Path NAS (Stamoulis et al., 1904.02877).
 """
@@ -35,6 +36,7 @@ class EfficientNet(Block):
     scale_head: bool = True
     fixed_ends: bool = False  # neither scale the width of the stem nor the depth of the first and last stage
     depth_rounding: Callable = math.ceil
+    width_limit: float = 0.9  # share of a scaled width that rounding must leave
     stride_in_projection: bool = False  # of EdgeResidual blocks
     pad_end: bool = False  # DepthwiseSeparable blocks with a stride pad at the bottom and on the right alone, as Keras
     num_classes: int = 1000  # 0: the final feature map; -1: everything but the classifier
@@ -90,6 +92,10 @@ class EfficientNet(Block):
             x = self.classifier(self.dropout(x, training))
         return x.astype(at_least_float32(x.dtype))
 
+    def rounded(self, features: int) -> int:
+        """A width of the table at the network's width multiplier."""
+        return divisible(features * self.width, limit=self.width_limit)
+
     @property
     def feature_info(self) -> tuple[dict, ...]:
         """For each returned feature map: stage (0 is the stem), channels, total stride, and timm's module name."""
@@ -115,14 +121,14 @@ class MobileNetV3(EfficientNet):
 
 def stem_width(model) -> int:
     """Channels of the stem."""
-    return model.stem if model.fixed_ends else divisible(model.stem * model.width)
+    return model.stem if model.fixed_ends else model.rounded(model.stem)
 
 
 def head_width(model) -> int:
     """Channels of the head, or of the last stage if there is none."""
     if not model.features:
-        return divisible(model.stages[-1][-1].features * model.width)
-    return divisible(model.features * model.width) if model.scale_head else model.features
+        return model.rounded(model.stages[-1][-1].features * model.width)
+    return model.rounded(model.features) if model.scale_head else model.features
 
 
 def build_stages(model) -> list[list[Block]]:
@@ -148,11 +154,11 @@ def build_stages(model) -> list[list[Block]]:
 def build_block(model, run: Run, width: int, drop_rate: float, options: dict) -> Block:
     """One block of a run, at the network's width multiplier."""
     act = run.act or model.act
-    options |= {'out_features': divisible(run.features * model.width), 'kernel_size': run.kernel_size, 'act': act}
+    options |= {'out_features': model.rounded(run.features), 'kernel_size': run.kernel_size, 'act': act}
+    options |= {'skip': run.skip, 'drop_rate': drop_rate}
     if run.block is ConvBnAct:
         return ConvBnAct(width, **options)
-    options |= {'skip': run.skip, 'drop_rate': drop_rate}
-    source = divisible(run.expand_from * model.width) if run.expand_from else width
+    source = model.rounded(run.expand_from) if run.expand_from else width
     mid = width if run.block is DepthwiseSeparable else divisible(source * run.expand)
     if run.se and isinstance(model, MobileNetV3):
         options['squeeze'] = Squeeze(divisible(mid * run.se), relu, hard_sigmoid)
@@ -177,15 +183,15 @@ def feature_levels(model) -> tuple[dict, ...]:
     totals = strides(model.stages, model.output_stride)
     for i, stage in enumerate(model.stages):
         if i + 1 == len(starts) or starts[i + 1] > 1:
-            width = divisible(stage[-1].features * model.width)
+            width = model.rounded(stage[-1].features)
             levels.append({'stage': i + 1, 'num_chs': width, 'reduction': totals[i][3], 'module': f'blocks.{i}'})
     return tuple(levels)
 
 
-def divisible(value: float, divisor: int = 8) -> int:
-    """The multiple of `divisor` nearest to `value`, but never less than 0.9 of it."""
+def divisible(value: float, divisor: int = 8, limit: float = 0.9) -> int:
+    """The multiple of `divisor` nearest to `value`, but never less than the share `limit` of it."""
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * value else rounded
+    return rounded + divisor if rounded < limit * value else rounded
 
 
 def scaled_repeats(stage: tuple[Run, ...], depth: float, rounding: Callable) -> list[int]:
@@ -220,6 +226,7 @@ MULTIPLIERS = {  # width, depth
 
 _mnasnet = partial(EfficientNet, scale_head=False)
 _mobilenetv1 = partial(EfficientNet, table.MOBILENETV1, features=0, act=relu6)
+_v2 = partial(EfficientNet, act=silu)
 _mobilenetv2 = partial(EfficientNet, table.MOBILENETV2, act=relu6)
 _lite = partial(EfficientNet, table.LITE, act=relu6, fixed_ends=True, scale_head=False)
 _edge = partial(EfficientNet, table.EDGE)
@@ -231,6 +238,11 @@ VARIANTS = {
        for k, (w, d) in MULTIPLIERS.items()},
     **{f'efficientnet_lite{i}': partial(_lite, width=w, depth=d)
        for i, (w, d) in enumerate(list(MULTIPLIERS.values())[:5])},
+    **{f'efficientnetv2_{k}': partial(_v2, table.EFFICIENTNETV2_BASE, width=w, depth=d, width_limit=0)
+       for k, (w, d) in list(MULTIPLIERS.items())[:4]},
+    'efficientnetv2_s': partial(_v2, table.EFFICIENTNETV2_S, stem=24),
+    'efficientnetv2_m': partial(_v2, table.EFFICIENTNETV2_M, stem=24),
+    'efficientnetv2_l': partial(_v2, table.EFFICIENTNETV2_L),
     'efficientnet_es': _edge,
     'efficientnet_em': partial(_edge, depth=1.1),
     'efficientnet_el': partial(_edge, width=1.2, depth=1.4),

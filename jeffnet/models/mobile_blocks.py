@@ -133,7 +133,7 @@ class EdgeResidual(Block):
 
 
 class ConvBnAct(Block):
-    """Convolution, batch norm, activation."""
+    """Convolution, batch norm, activation; EfficientNetV2 adds the input (Tan & Le, 2021)."""
 
     in_features: int
     out_features: int
@@ -141,13 +141,18 @@ class ConvBnAct(Block):
     stride: int = 1
     dilation: int = 1
     act: Callable = relu
+    skip: bool = False
+    drop_rate: float = 0.0
 
     def setup(self):
         self.conv = conv(self.in_features, self.out_features, self.kernel_size, self.stride, self.dilation)
         self.bn1 = BatchNorm(self.out_features)
+        self.drop_path = Dropout(self.drop_rate, per_sample=True)
 
     def __call__(self, x, training=False):  # [N, H, W, in]
-        return self.act(self.bn1(self.conv(x), training))  # [N, H / stride, W / stride, out]
+        shortcut = x
+        x = self.act(self.bn1(self.conv(x), training))  # [N, H / stride, W / stride, out]
+        return shortcut + self.drop_path(x, training) if has_skip(self) else x
 
 
 def has_skip(block) -> bool:

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 FAMILY_FILES = (
-    'efficientnet', 'resnet', 'resnetv2', 'densenet', 'inception_v3', 'inception_resnet_v2', 'vgg', 'vit', 'xception',
+    'efficientnet', 'resnet', 'resnetv2', 'densenet', 'vgg', 'inception_v3', 'inception_resnet_v2', 'xception',
+    'nasnet', 'convnext', 'vit',
 )  # fmt: skip
 
 

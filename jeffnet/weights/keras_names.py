@@ -1,7 +1,8 @@
 """From the layers of a Keras file to our variables and back: a bijection by the identity of layers, never by likeness.
 
-A family's `<file>_keras_names.keras_layers` lists Keras' layers with our modules, in the order of Keras' files. From
-it follow the names of old and new files, the places in files without names, and shapes.
+A family's `<file>_keras_names.keras_layers` lists Keras' layers with our modules, in the order of Keras' files: the
+name, the module (several where one layer is many of ours; None where it is none), and Keras' class where it is not
+the module's. From it follow the names of old and new files, the places in files without names, and shapes.
 """
 
 import importlib
@@ -31,9 +32,10 @@ VARIABLES = {
     'dense': {'kernel': 'kernel', 'bias': 'bias'},
     'batch_normalization': {'gamma': 'scale', 'beta': 'bias', 'moving_mean': 'mean', 'moving_variance': 'var'},
     'layer_normalization': {'gamma': 'scale', 'beta': 'bias'},
+    'layer_scale': {'gamma': 'gamma'},
     'normalization': {'mean': None, 'variance': None, 'count': None},  # of the image, before the network
 }
-AUTOMATIC = re.compile(rf'(?P<kind>{"|".join(VARIABLES)}|layer_scale)(?:_(?P<number>\d+))?')
+AUTOMATIC = re.compile(rf'(?P<kind>{"|".join(VARIABLES)})(?:_(?P<number>\d+))?')
 DEPTHWISE = (('depthwise_conv2d', 'kernel'), ('separable_conv2d', 'depthwise_kernel'))
 FORMER = {'depthwise_kernel': 'kernel', 'running_mean': 'moving_mean', 'running_std': 'moving_variance'}
 
@@ -59,19 +61,25 @@ def layers_of(info: ModelInfo, block: Any, policy: Policy) -> list[Layer]:
     counts, found = Counter(), []
     for name, path, *given in named:
         kind = given[0] if given else kind_of(path, modules)
-        variables = variables_of(kind, path, declared)
+        candidates = variables_of(kind, path, modules)
+        variables = {theirs: ours for theirs, ours in candidates.items() if ours is None or ours in declared}
         found.append(Layer(name, kind, keras_file.place(kind, counts[kind]), variables))
         counts[kind] += 1
     return found
 
 
-def variables_of(kind: str, path: str | tuple[str, str] | None, declared: Mapping) -> dict[str, str | None]:
-    """Our flat name of each variable that a layer has."""
-    modules = dict.fromkeys(VARIABLES[kind], path)
+def variables_of(kind: str, path: str | tuple[str, ...] | None, modules: Mapping[str, Block]) -> dict[str, str | None]:
+    """Our flat name for each variable that a layer of Keras may have."""
+    if kind == 'sequential':  # layers of different classes, whose variables have different names
+        inner = [variables_of(kind_of(each, modules), each, modules) for each in path]
+        return {theirs: ours for variables in inner for theirs, ours in variables.items()}
     if kind == 'separable_conv2d':
-        modules = dict(zip(VARIABLES[kind], (*path, path[1]), strict=True))
-    names = {theirs: leaf and f'{modules[theirs]}.{leaf}' for theirs, leaf in VARIABLES[kind].items()}
-    return {theirs: name for theirs, name in names.items() if name is None or name in declared}
+        depthwise, pointwise = path
+        owners = (depthwise, pointwise, pointwise)
+    else:
+        owners = (path,) * len(VARIABLES[kind])
+    names = zip(VARIABLES[kind].items(), owners, strict=True)
+    return {theirs: leaf and f'{owner}.{leaf}' for (theirs, leaf), owner in names}
 
 
 def kind_of(path: str | tuple[str, str] | None, modules: Mapping[str, Block]) -> str:
@@ -141,8 +149,11 @@ def matched(layout: str, theirs: list[str], expected: list[Layer]) -> dict[str, 
 
 
 def canonical(names: Iterable[str]) -> list[str]:
-    """Names without what depends on the process that built the model: slashes within, and numbers counted on."""
-    names = [name.replace('/', '_') for name in names]
+    """Names without what depends on the process or the version that built the model.
+
+    That is: slashes within, capitals, the spelling of batch norms (both changed in MobileNetV3), numbers counted on.
+    """
+    names = [name.replace('/', '_').lower().replace('batchnorm', 'bn') for name in names]
     numbers: dict[str, list[int]] = {}
     for name in names:
         if match := AUTOMATIC.fullmatch(name):
@@ -176,6 +187,10 @@ def by_position(theirs: Mapping[str, Mapping], expected: list[Layer], declared: 
 
 def variable_of(layer: Layer, name: str, position: int) -> str | None:
     """Which of a layer's variables it is, by its name or, where files have none or an older one, its position."""
+    if layer.kind == 'sequential' and '.' in name:  # `conv2d.0`: the position within an inner layer
+        inner, _, index = name.rpartition('.')
+        found = dict(enumerate(VARIABLES.get(inner, ()))).get(int(index))
+        return found if found in layer.variables else None
     for spelling in (name, FORMER.get(name)):
         if spelling in layer.variables:
             return spelling
@@ -250,12 +265,32 @@ def to_keras(info: ModelInfo, block: Any, policy: Policy, flat: Mapping[str, Any
     for layer in layers_of(info, block, policy):
         if layer.kind == 'normalization':
             arrays = [np.array(info.mean, np.float32), np.array(info.std, np.float32) ** 2, np.array(0)]
-        else:
-            arrays = [as_theirs(np.asarray(flat[name]), layer.kind) for name in layer.variables.values() if name]
-        found.append((layer.name, layer.place, arrays))
+            found.append((layer.name, layer.place, arrays))
+            continue
+        for place, kind, variables in inner_layers(layer):
+            arrays = [as_theirs(np.asarray(flat[ours]), kind, theirs) for theirs, ours in variables.items()]
+            found.append((layer.name, place, arrays))
     return found
 
 
-def as_theirs(array: np.ndarray, kind: str) -> np.ndarray:
+def inner_layers(layer: Layer) -> list[tuple[str, str, dict[str, str]]]:
+    """(place, class, variables) of a layer, or of the layers in it, which are all of different classes."""
+    variables = {theirs: ours for theirs, ours in layer.variables.items() if ours}
+    if layer.kind != 'sequential':
+        return [(layer.place, layer.kind, variables)]
+    owners = dict.fromkeys(ours.rpartition('.')[0] for ours in variables.values())
+    found = []
+    for owner in owners:
+        own = {theirs: ours for theirs, ours in variables.items() if ours.rpartition('.')[0] == owner}
+        kind = next(kind for kind, known in VARIABLES.items() if list(own) == list(known))
+        found.append((f'{layer.place}/layers/{kind}', kind, own))
+    return found
+
+
+def as_theirs(array: np.ndarray, kind: str, variable: str) -> np.ndarray:
     """The inverse of `as_ours`, for the multiplier 1 that all networks have."""
-    return array.transpose(0, 1, 3, 2) if kind == 'depthwise_conv2d' and array.ndim == 4 else array
+    if (kind, variable) in DEPTHWISE and array.ndim == 4:
+        return array.transpose(0, 1, 3, 2)
+    if kind == 'conv2d' and array.ndim == 2:
+        return array[None, None]
+    return array.reshape(-1, array.shape[-1]) if kind == 'dense' and array.ndim == 4 else array
