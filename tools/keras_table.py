@@ -231,7 +231,7 @@ def entry(
     top5: float | None,
 ) -> dict[str, Any]:
     """An entry of the table, not counted yet."""
-    address, md5 = published(constructor, **options)
+    address, checksum = published(constructor, **options)
     return {
         'family': shared['family'], 'arch': arch, 'flavour': 'keras', 'options': shared['options'], 'parameters': 0,
         'multiply_adds': 0, 'input_size': [side, side, 3], 'crop_pct': 0.875, 'interpolation': 'bilinear',
@@ -239,7 +239,7 @@ def entry(
         'licence': 'apache-2.0', 'paper': shared['paper'], 'top1': top1, 'top5': top5,
         'top_image_size': side if top1 else None,
         'drop_rate': 0.0, 'policy': shared['policy'], 'keras': constructor, 'keras_options': options,
-        'md5': md5,
+        'checksum': checksum,
     }  # fmt: skip
 
 

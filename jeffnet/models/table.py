@@ -47,7 +47,7 @@ class ModelInfo:
     policy: dict = field(default_factory=dict, hash=False)  # where batch norm and padding are not the flavour's
     keras: str | None = None  # constructor in keras.applications
     keras_options: dict = field(default_factory=dict, hash=False)  # its keywords for this name
-    md5: str | None = None  # of the file `weights`, as Keras publishes it
+    checksum: str | None = None  # of the file `weights`, as Keras publishes it: md5, or sha-256 if it has 64 digits
 
     @property
     def tag(self) -> str | None:
