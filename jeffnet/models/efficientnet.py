@@ -1,9 +1,9 @@
 """EfficientNet V1 and V2 and relatives: MobileNets, MNASNet, MixNet, FBNet-C, Single-Path NAS, Lite, EdgeTPU.
 
 Papers: EfficientNet (Tan & Le, arXiv 1905.11946), EfficientNetV2 (Tan & Le, 2104.00298), MobileNet (Howard et al.,
-1704.04861), MobileNetV2 (Sandler et al.,
-1801.04381), MobileNetV3 (Howard et al., 1905.02244), MnasNet (Tan et al., 1807.11626), MixConv (Tan & Le, 1907.09595),
-FBNet (Wu et al., 1812.03443), Single-Path NAS (Stamoulis et al., 1904.02877).
+1704.04861), MobileNetV2 (Sandler et al., 1801.04381), MobileNetV3 (Howard et al., 1905.02244), MnasNet (Tan et al.,
+1807.11626), MixConv (Tan & Le, 1907.09595), FBNet (Wu et al., 1812.03443), Single-Path NAS (Stamoulis et al.,
+1904.02877).
 """
 
 import math
@@ -127,7 +127,7 @@ def stem_width(model) -> int:
 def head_width(model) -> int:
     """Channels of the head, or of the last stage if there is none."""
     if not model.features:
-        return model.rounded(model.stages[-1][-1].features * model.width)
+        return model.rounded(model.stages[-1][-1].features)
     return model.rounded(model.features) if model.scale_head else model.features
 
 
