@@ -26,6 +26,14 @@ CENTRED = {'mean': [128 / 255] * 3, 'std': [128 / 255] * 3}  # x / 128 - 1
 CAFFE = {'mean': [value / 255 for value in (103.939, 116.779, 123.68)], 'std': [1 / 255] * 3}
 MODES = {'torch': IMAGENET, 'tf': UNIT, 'caffe': CAFFE, 'none': IMAGENET, 'centred': CENTRED}
 RESNET = {'padding': 'LIKE', 'bn_eps': 1.001e-5}
+# Keras 3 has no ResNet-RS: size and md5 of the largest file of each, from tf_keras.
+RESNET_RS = {
+    50: (160, '69d9d925319f00a8bdd4af23c04e4102'), 101: (192, 'eb285be29ab42cf4835ff20a5e3b5d23'),
+    152: (256, 'ba6271b99bdeb4e7a9b15c05964ef4ad'), 200: (256, 'a76930b741884e09ce90fa7450747d5f'),
+    270: (256, '20d575825ba26176b03cb51012a367a8'), 350: (320, '7ccb858cc738305e8ceb3c0140bee393'),
+    420: (320, 'ae0eb9bed39e64fc8d7e0db4018dc7e8'),
+}  # fmt: skip
+RESNET_RS_FILES = 'https://storage.googleapis.com/tensorflow/keras-applications/resnet_rs/resnet-rs-{}-i{}.h5'
 # Family file -> what its networks share, and for each: constructor, its keywords, architecture, side of the image,
 # top-1, top-5.
 FAMILIES: dict[str, list[tuple[dict[str, Any], dict[str, tuple]]]] = {
@@ -40,7 +48,17 @@ FAMILIES: dict[str, list[tuple[dict[str, Any], dict[str, tuple]]]] = {
                 'keras_resnet101': ('ResNet101', {}, 'resnet101', 224, 76.4, 92.8),
                 'keras_resnet152': ('ResNet152', {}, 'resnet152', 224, 76.6, 93.1),
             },
-        )
+        ),
+        (
+            {
+                'family': 'resnetrs_keras', 'mode': 'none', 'paper': 'arXiv:2103.07579', 'options': {},
+                'policy': {'padding': 'LIKE', 'bn_eps': 1e-5, 'bn_momentum': 0.0},
+            },
+            {
+                f'keras_resnetrs{depth}': (f'ResNetRS{depth}', {}, f'resnetrs{depth}', side, None, None)
+                for depth, (side, _) in RESNET_RS.items()
+            },
+        ),
     ],
     'resnetv2': [
         (
@@ -231,11 +249,16 @@ def entry(
     top5: float | None,
 ) -> dict[str, Any]:
     """An entry of the table, not counted yet."""
-    address, checksum = published(constructor, **options)
+    if arch.startswith('resnetrs'):
+        depth = int(arch.removeprefix('resnetrs'))
+        address, checksum = RESNET_RS_FILES.format(depth, side), RESNET_RS[depth][1]
+    else:
+        address, checksum = published(constructor, **options)
     return {
         'family': shared['family'], 'arch': arch, 'flavour': 'keras', 'options': shared['options'], 'parameters': 0,
         'multiply_adds': 0, 'input_size': [side, side, 3], 'crop_pct': 0.875, 'interpolation': 'bilinear',
-        **MODES[shared['mode']], 'preprocessing': f'keras-{shared["mode"]}', 'weights': address, 'timm': name,
+        **MODES[shared['mode']], 'preprocessing': f'keras-{shared["mode"]}', 'weights': address,
+        'timm': arch if arch.startswith('resnetrs') else name,
         'licence': 'apache-2.0', 'paper': shared['paper'], 'top1': top1, 'top5': top5,
         'top_image_size': side if top1 else None,
         'drop_rate': 0.0, 'policy': shared['policy'], 'keras': constructor, 'keras_options': options,

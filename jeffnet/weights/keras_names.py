@@ -36,6 +36,7 @@ VARIABLES = {
     'normalization': {'mean': None, 'variance': None, 'count': None},  # of the image, before the network
 }
 AUTOMATIC = re.compile(rf'(?P<kind>{"|".join(VARIABLES)})(?:_(?P<number>\d+))?')
+COUNTED = re.compile(r'^stem_\d+_stem_')  # the beginning of names in ResNet-RS
 DEPTHWISE = (('depthwise_conv2d', 'kernel'), ('separable_conv2d', 'depthwise_kernel'))
 FORMER = {'depthwise_kernel': 'kernel', 'running_mean': 'moving_mean', 'running_std': 'moving_variance'}
 
@@ -153,7 +154,7 @@ def canonical(names: Iterable[str]) -> list[str]:
 
     That is: slashes within, capitals, the spelling of batch norms (both changed in MobileNetV3), numbers counted on.
     """
-    names = [name.replace('/', '_').lower().replace('batchnorm', 'bn') for name in names]
+    names = [COUNTED.sub('stem_', name.replace('/', '_').lower().replace('batchnorm', 'bn')) for name in names]
     numbers: dict[str, list[int]] = {}
     for name in names:
         if match := AUTOMATIC.fullmatch(name):
