@@ -23,7 +23,10 @@ import jeffnet
 # What Keras 3 writes, with the whole model in the legacy format, and `hosted`: legacy as the published files.
 FORMATS = ('weights.h5', 'hosted', 'keras', 'h5')
 SIZES = ((64, 64), (97, 75))  # even; odd, and not square
-LARGER = {'inception_v3': ((96, 96), (107, 90))}  # by family file, where Keras takes no smaller ones
+LARGER = {  # by the beginning of the name, where Keras takes no smaller ones or random networks get unstable
+    'keras_inception': ((96, 96), (107, 90)), 'keras_xception': ((71, 71), (97, 82)), 'keras_vgg': ((224, 224),),
+    'keras_efficientnet_v2': ((96, 96), (97, 75)), 'keras_nasnet_large': ((96, 96), (97, 75)),
+}  # fmt: skip
 Image = tuple[int, int]  # height, width
 
 
@@ -50,18 +53,21 @@ def randomise(model: Any, size: Image) -> None:
     """Draws every array so that no default zero or one hides a mistake, and the output depends on the input.
 
     Fan-in-scaled kernels; random scales and biases; statistics of batch norms measured on random images, layer by
-    layer, each perturbed before the next is measured. The scales at the end of residual branches are small, so that
-    deep networks are not chaotic.
+    layer, each perturbed before the next is measured. The scales at the end of residual branches, or the kernels of
+    those that Inception-ResNet scales by a constant, are small, so that deep networks are not chaotic.
     """
     rng = np.random.default_rng(zlib.crc32(model.name.encode()))
     last = {name for layer in model.layers if isinstance(layer, keras.layers.Add) for name in parents(layer)}
+    scaled = {name for layer in model.layers if type(layer).__name__ == 'CustomScaleLayer' for name in parents(layer)}
     norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     for layer in model.layers:
         for variable in layer.variables:
             shape = tuple(variable.shape)
             if variable.name.endswith('kernel'):
                 spatial = int(np.prod(shape[:2])) if variable.name.startswith('depthwise') else int(np.prod(shape[:-1]))
-                variable.assign(rng.normal(0, (2 / spatial) ** 0.5, shape))
+                variable.assign(rng.normal(0, (0.4 if layer.name in scaled else 1) * (2 / spatial) ** 0.5, shape))
+            elif type(layer).__name__ == 'LayerScale':  # its variable has no name
+                variable.assign(rng.uniform(0.2, 0.6, shape))
             elif variable.name == 'gamma':
                 low, high = (0.2, 0.6) if layer.name in last else (0.5, 1.5)
                 variable.assign(rng.uniform(low, high, shape))
@@ -91,7 +97,7 @@ def parents(layer: Any) -> list[str]:
 
 def sizes_of(name: str) -> tuple[Image, ...]:
     """The image sizes at which a name is compared."""
-    return LARGER.get(jeffnet.model_info(name).file, SIZES)
+    return next((sizes for start, sizes in LARGER.items() if name.startswith(start)), SIZES)
 
 
 class Judge:

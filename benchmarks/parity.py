@@ -189,7 +189,7 @@ def prove(name: str, sizes: Sizes = ()) -> list[dict]:
     In float32, and in float64 for deep networks and wherever float32 is too coarse to tell.
     """
     info = jeffnet.model_info(name)
-    if info.keras:
+    if info.timm == name:  # timm has no such network
         return prove_against_keras(name, sizes)
     rows, sizes = [], sizes or sizes_of(name)
     with tempfile.TemporaryDirectory() as folder:

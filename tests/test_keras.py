@@ -8,16 +8,28 @@ from benchmarks import keras_reference, parity
 from jeffnet.core.block import declarations
 from jeffnet.create import plan
 from jeffnet.data import Preprocessing
-from jeffnet.models.table import definition
+from jeffnet.models.table import definition, first_conv
 from jeffnet.weights import files, keras_command, keras_file, keras_names
 
 keras = keras_reference.keras
 h5py = keras_reference.h5py
 NAMES = jeffnet.list_models('keras_*')
 # Keras' NumPy back end makes arrays of its variables in the way of NumPy 1. Until it defines `__array__(copy=)`.
-pytestmark = pytest.mark.filterwarnings('ignore:.*__array__ implementation:DeprecationWarning')
-SMALLEST = ('keras_mobilenet_v2_035', 'keras_efficientnet_b0', 'keras_resnet50', 'keras_resnet50v2')
-SIZE = (48, 41)
+# To find the shape behind ConvNeXt's scales it computes with whatever lies in fresh memory.
+pytestmark = [
+    pytest.mark.filterwarnings('ignore:.*__array__ implementation:DeprecationWarning'),
+    pytest.mark.filterwarnings('ignore:invalid value encountered in multiply:RuntimeWarning'),
+]
+# Of each family, with the size of the image; all names and sizes are in `make parity`.
+SMALLEST = {
+    'keras_mobilenet_v2_035': (48, 41), 'keras_efficientnet_b0': (48, 41), 'keras_resnet50': (48, 41),
+    'keras_resnet50v2': (48, 41), 'keras_densenet121': (48, 41), 'keras_inception_v3': (75, 81),
+    'keras_mobilenet_025': (48, 41), 'keras_mobilenet_v3_small_minimalistic': (48, 41), 'keras_xception': (75, 81),
+    'keras_efficientnet_v2_b0': (64, 64), 'keras_convnext_tiny': (48, 41), 'keras_nasnet_mobile': (48, 41),
+    'keras_inception_resnet_v2': (75, 81),
+}  # fmt: skip
+SIZE = SMALLEST['keras_mobilenet_v2_035']
+BUILT = [name for name in NAMES if jeffnet.model_info(name).parameters < 30e6]  # Keras takes seconds for larger ones
 TINY = 'keras_mobilenet_v2_035'
 
 
@@ -41,7 +53,7 @@ def keras_layers(name: str) -> list[keras_names.Layer]:
 # -------------------------------------------------------------------------------------------------- names and layers
 
 
-@pytest.mark.parametrize('name', NAMES)
+@pytest.mark.parametrize('name', BUILT)
 def test_layers_and_facts_are_those_of_keras(name):
     info = jeffnet.model_info(name)
     model = keras_reference.build(name, info.input_size[:2], drawn=False)
@@ -49,12 +61,11 @@ def test_layers_and_facts_are_those_of_keras(name):
     declared = declarations(plan(name).block, plan(name).policy)
     ours = keras_layers(name)
     assert [layer.name for layer in ours] == list(theirs)
-    for layer in ours:
-        if layer.kind != 'normalization':
-            found = [
-                keras_names.as_theirs(np.zeros(declared[n].shape), layer.kind).shape for n in layer.variables.values()
-            ]
-            assert found == theirs[layer.name], layer.name
+    arrays = {n: np.empty(d.shape) for n, d in declared.items()}
+    found = {}
+    for layer_name, _, own in keras_names.to_keras(info, plan(name).block, plan(name).policy, arrays):
+        found.setdefault(layer_name, []).extend(array.shape for array in own)
+    assert found == theirs
     assert sorted(n for layer in ours for n in layer.variables.values() if n) == sorted(declared)
     places = keras_file.places_of({'config': {'layers': [
         {'class_name': type(layer).__name__, 'config': {'name': layer.name}} for layer in model.layers
@@ -63,7 +74,7 @@ def test_layers_and_facts_are_those_of_keras(name):
     assert info.parameters == sum(int(np.prod(v.shape)) for v in model.trainable_variables)
     norms = [layer for layer in model.layers if isinstance(layer, keras.layers.BatchNormalization)]
     policy = plan(name).policy
-    assert {(norm.epsilon, norm.momentum) for norm in norms} == {(policy.bn_eps, policy.bn_momentum)}
+    assert {(norm.epsilon, norm.momentum) for norm in norms} <= {(policy.bn_eps, policy.bn_momentum)}
     assert not policy.bn_unbiased
 
 
@@ -79,7 +90,7 @@ def test_every_format_gives_keras_logits(judge, kind, tmp_path):
 
 @pytest.mark.parametrize('name', [name for name in SMALLEST if name != TINY])
 def test_the_smallest_of_each_family(name):
-    assert all(row['ok'] for row in parity.prove(name, (SIZE,)))
+    assert all(row['ok'] for row in parity.prove(name, (SMALLEST[name],)))
 
 
 def test_files_without_names_of_layers(judge, weights):
@@ -194,4 +205,4 @@ def test_every_name_has_its_classifier_and_first_convolution():
     for name in NAMES:
         family, chosen = definition(jeffnet.model_info(name)), plan(name)
         declared = declarations(chosen.block, chosen.policy)
-        assert {f'{family.FIRST_CONV}.kernel', f'{family.CLASSIFIER}.kernel'} <= declared.keys()
+        assert {f'{first_conv(chosen.info, chosen.block)}.kernel', f'{family.CLASSIFIER}.kernel'} <= declared.keys()

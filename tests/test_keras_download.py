@@ -12,7 +12,7 @@ import jeffnet
 from jeffnet.weights import keras_download
 
 CONTENT = b'weights ' * 1000
-INFO = dataclasses.replace(jeffnet.model_info('keras_resnet50'), md5=hashlib.md5(CONTENT).hexdigest())
+INFO = dataclasses.replace(jeffnet.model_info('keras_resnet50'), checksum=hashlib.md5(CONTENT).hexdigest())
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def test_a_damaged_file_is_not_kept_and_a_damaged_cache_is_mended(published):
     assert keras_download.fetch(INFO).read_bytes() == CONTENT
     path.unlink()
     published.write_bytes(b'other')
-    with pytest.raises(ConnectionError, match=f'the md5 .*, not {INFO.md5}; call again'):
+    with pytest.raises(ConnectionError, match=f'the checksum .*, not {INFO.checksum}; call again'):
         keras_download.fetch(INFO)
     assert cached() == []
 
@@ -63,5 +63,5 @@ def test_what_is_not_there_is_named(published, monkeypatch):
 
 
 def test_pretrained_asks_for_the_published_file_and_its_checksum(published):
-    with pytest.raises(ConnectionError, match=f'{published.name}: the file that came has the md5 {INFO.md5}'):
+    with pytest.raises(ConnectionError, match=f'{published.name}: the file that came has the checksum {INFO.checksum}'):
         jeffnet.create_model('keras_resnet50', pretrained=True)

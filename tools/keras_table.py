@@ -22,9 +22,18 @@ from tools.efficientnet_table import multiply_adds
 MODELS = Path(__file__).parent.parent / 'jeffnet' / 'models'
 IMAGENET = {'mean': [0.485, 0.456, 0.406], 'std': [0.229, 0.224, 0.225]}
 UNIT = {'mean': [0.5] * 3, 'std': [0.5] * 3}
+CENTRED = {'mean': [128 / 255] * 3, 'std': [128 / 255] * 3}  # x / 128 - 1
 CAFFE = {'mean': [value / 255 for value in (103.939, 116.779, 123.68)], 'std': [1 / 255] * 3}
-MODES = {'torch': IMAGENET, 'tf': UNIT, 'caffe': CAFFE, 'none': IMAGENET}
+MODES = {'torch': IMAGENET, 'tf': UNIT, 'caffe': CAFFE, 'none': IMAGENET, 'centred': CENTRED}
 RESNET = {'padding': 'LIKE', 'bn_eps': 1.001e-5}
+# Keras 3 has no ResNet-RS: size and md5 of the largest file of each, from tf_keras.
+RESNET_RS = {
+    50: (160, '69d9d925319f00a8bdd4af23c04e4102'), 101: (192, 'eb285be29ab42cf4835ff20a5e3b5d23'),
+    152: (256, 'ba6271b99bdeb4e7a9b15c05964ef4ad'), 200: (256, 'a76930b741884e09ce90fa7450747d5f'),
+    270: (256, '20d575825ba26176b03cb51012a367a8'), 350: (320, '7ccb858cc738305e8ceb3c0140bee393'),
+    420: (320, 'ae0eb9bed39e64fc8d7e0db4018dc7e8'),
+}  # fmt: skip
+RESNET_RS_FILES = 'https://storage.googleapis.com/tensorflow/keras-applications/resnet_rs/resnet-rs-{}-i{}.h5'
 # Family file -> what its networks share, and for each: constructor, its keywords, architecture, side of the image,
 # top-1, top-5.
 FAMILIES: dict[str, list[tuple[dict[str, Any], dict[str, tuple]]]] = {
@@ -39,7 +48,17 @@ FAMILIES: dict[str, list[tuple[dict[str, Any], dict[str, tuple]]]] = {
                 'keras_resnet101': ('ResNet101', {}, 'resnet101', 224, 76.4, 92.8),
                 'keras_resnet152': ('ResNet152', {}, 'resnet152', 224, 76.6, 93.1),
             },
-        )
+        ),
+        (
+            {
+                'family': 'resnetrs_keras', 'mode': 'none', 'paper': 'arXiv:2103.07579', 'options': {},
+                'policy': {'padding': 'LIKE', 'bn_eps': 1e-5, 'bn_momentum': 0.0},
+            },
+            {
+                f'keras_resnetrs{depth}': (f'ResNetRS{depth}', {}, f'resnetrs{depth}', side, None, None)
+                for depth, (side, _) in RESNET_RS.items()
+            },
+        ),
     ],
     'resnetv2': [
         (
@@ -70,6 +89,20 @@ FAMILIES: dict[str, list[tuple[dict[str, Any], dict[str, tuple]]]] = {
         ),
         (
             {
+                'family': 'mobilenetv1_keras', 'mode': 'tf', 'policy': {}, 'paper': 'arXiv:1704.04861',
+                'options': {'pad_end': True},
+            },
+            {
+                'keras_mobilenet': ('MobileNet', {}, 'mobilenetv1_100', 224, 70.4, 89.5),
+                **{
+                    f'keras_mobilenet_{round(100 * alpha):03}':
+                        ('MobileNet', {'alpha': alpha}, f'mobilenetv1_{round(100 * alpha):03}', 224, None, None)
+                    for alpha in (0.25, 0.5, 0.75)
+                },
+            },
+        ),
+        (
+            {
                 'family': 'mobilenetv2_keras', 'mode': 'tf', 'policy': {'bn_momentum': 0.999},
                 'paper': 'arXiv:1801.04381', 'options': {},
             },
@@ -80,6 +113,42 @@ FAMILIES: dict[str, list[tuple[dict[str, Any], dict[str, tuple]]]] = {
                         ('MobileNetV2', {'alpha': alpha}, f'mobilenetv2_{round(100 * alpha):03}', 224, None, None)
                     for alpha in (0.35, 0.5, 0.75, 1.3, 1.4)
                 },
+            },
+        ),
+        *(
+            (
+                {
+                    'family': 'efficientnetv2_keras', 'mode': mode, 'policy': {'bn_momentum': 0.9},
+                    'paper': 'arXiv:2104.00298', 'options': {},
+                },
+                {
+                    f'keras_efficientnet_v2_{k}': (f'EfficientNetV2{k.upper()}', {}, f'efficientnetv2_{k}', *figures)
+                    for k, figures in models.items()
+                },
+            )
+            for mode, models in {
+                'none': {
+                    'b0': (224, 78.7, 94.3), 'b1': (240, 79.8, 95.0), 'b2': (260, 80.5, 95.1), 'b3': (300, 82.0, 95.8),
+                },
+                'centred': {'s': (384, 83.9, 96.7), 'm': (480, 85.3, 97.4), 'l': (480, 85.7, 97.5)},
+            }.items()
+        ),
+        (
+            {
+                'family': 'mobilenetv3_keras', 'mode': 'tf', 'policy': {'bn_momentum': 0.999},
+                'paper': 'arXiv:1905.02244', 'options': {},
+            },
+            {
+                f'keras_mobilenet_v3_{size.lower()}{suffix}':
+                    (f'MobileNetV3{size}', options, f'mobilenetv3_{size.lower()}_{arch}', 224, top1, None)
+                for size, suffix, options, arch, top1 in [
+                    ('Large', '', {}, '100', 75.6),
+                    ('Large', '_075', {'alpha': 0.75}, '075', 73.3),
+                    ('Large', '_minimalistic', {'minimalistic': True}, 'minimal_100', 72.3),
+                    ('Small', '', {}, '100', 68.1),
+                    ('Small', '_075', {'alpha': 0.75}, '075', 65.4),
+                    ('Small', '_minimalistic', {'minimalistic': True}, 'minimal_100', 61.9),
+                ]
             },
         ),
     ],
@@ -100,6 +169,51 @@ FAMILIES: dict[str, list[tuple[dict[str, Any], dict[str, tuple]]]] = {
                 'options': {'norm_scale': False, 'count_padding': False},
             },
             {'keras_inception_v3': ('InceptionV3', {}, 'inception_v3', 299, 77.9, 93.7)},
+        )
+    ],
+    'inception_resnet_v2': [
+        (
+            {
+                'family': 'inception_resnet_v2_keras', 'mode': 'tf', 'policy': {}, 'paper': 'arXiv:1602.07261',
+                'options': {'norm_scale': False},
+            },
+            {'keras_inception_resnet_v2': ('InceptionResNetV2', {}, 'inception_resnet_v2', 299, 80.3, 95.3)},
+        )
+    ],
+    'xception': [
+        (
+            {'family': 'xception_keras', 'mode': 'tf', 'policy': {}, 'paper': 'arXiv:1610.02357', 'options': {}},
+            {'keras_xception': ('Xception', {}, 'xception', 299, 79.0, 94.5)},
+        )
+    ],
+    'vgg': [
+        (
+            {'family': 'vgg_keras', 'mode': 'caffe', 'policy': {}, 'paper': 'arXiv:1409.1556', 'options': {}},
+            {
+                'keras_vgg16': ('VGG16', {}, 'vgg16', 224, 71.3, 90.1),
+                'keras_vgg19': ('VGG19', {}, 'vgg19', 224, 71.3, 90.0),
+            },
+        )
+    ],
+    'nasnet': [
+        (
+            {
+                'family': 'nasnet_keras', 'mode': 'tf', 'policy': {'bn_momentum': 0.9997}, 'paper': 'arXiv:1707.07012',
+                'options': {'zero_pad_pool': True},
+            },
+            {
+                'keras_nasnet_mobile': ('NASNetMobile', {}, 'nasnetamobile', 224, 74.4, 91.9),
+                'keras_nasnet_large': ('NASNetLarge', {}, 'nasnetalarge', 331, 82.5, 96.0),
+            },
+        )
+    ],
+    'convnext': [
+        (
+            {'family': 'convnext_keras', 'mode': 'none', 'policy': {}, 'paper': 'arXiv:2201.03545', 'options': {}},
+            {
+                f'keras_convnext_{size.lower()}': (f'ConvNeXt{size}', {}, f'convnext_{size.lower()}', 224, top1, None)
+                for size, top1 in {'Tiny': 81.3, 'Small': 82.3, 'Base': 85.3, 'Large': 86.3, 'XLarge': 86.7}.items()
+            },
         )
     ],
 }  # fmt: skip
@@ -135,15 +249,20 @@ def entry(
     top5: float | None,
 ) -> dict[str, Any]:
     """An entry of the table, not counted yet."""
-    address, md5 = published(constructor, **options)
+    if arch.startswith('resnetrs'):
+        depth = int(arch.removeprefix('resnetrs'))
+        address, checksum = RESNET_RS_FILES.format(depth, side), RESNET_RS[depth][1]
+    else:
+        address, checksum = published(constructor, **options)
     return {
         'family': shared['family'], 'arch': arch, 'flavour': 'keras', 'options': shared['options'], 'parameters': 0,
         'multiply_adds': 0, 'input_size': [side, side, 3], 'crop_pct': 0.875, 'interpolation': 'bilinear',
-        **MODES[shared['mode']], 'preprocessing': f'keras-{shared["mode"]}', 'weights': address, 'timm': name,
+        **MODES[shared['mode']], 'preprocessing': f'keras-{shared["mode"]}', 'weights': address,
+        'timm': arch if arch.startswith('resnetrs') else name,
         'licence': 'apache-2.0', 'paper': shared['paper'], 'top1': top1, 'top5': top5,
         'top_image_size': side if top1 else None,
         'drop_rate': 0.0, 'policy': shared['policy'], 'keras': constructor, 'keras_options': options,
-        'md5': md5,
+        'checksum': checksum,
     }  # fmt: skip
 
 

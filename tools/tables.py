@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = ('README.md', 'docs/performance.md')
 MARKED = re.compile(r'(<!-- table (\S+) -->\n).*?(<!-- end -->)', re.DOTALL)
 # The families of the JSON files, as people speak of them, in the order of the table.
-FAMILIES = {
+FAMILIES: dict[str, tuple[str, ...]] = {
     'EfficientNet': ('efficientnet',),
     'EfficientNet, AdvProp weights': ('efficientnet_advprop',),
     'EfficientNet, NoisyStudent weights': ('efficientnet_noisystudent',),
@@ -31,11 +31,20 @@ FAMILIES = {
     'MNASNet, FBNet-C, Single-Path NAS': ('mnasnet_a1', 'mnasnet_b1', 'mnasnet_small', 'fbnetc', 'spnasnet'),
     'ResNet': ('resnet',),
     'ResNet, Keras': ('resnet_keras',),
+    'ResNet-RS, Keras': ('resnetrs_keras',),
     'ResNetV2, Keras': ('resnetv2_keras',),
     'DenseNet, Keras': ('densenet_keras',),
-    'Inception-V3, Keras': ('inception_v3_keras',),
+    'VGG, Keras': ('vgg_keras',),
+    'Inception-V3, Inception-ResNet-V2, Xception, Keras': (
+        'inception_v3_keras',
+        'inception_resnet_v2_keras',
+        'xception_keras',
+    ),
+    'NASNet, Keras': ('nasnet_keras',),
     'EfficientNet, Keras': ('efficientnet_keras',),
-    'MobileNetV2, Keras': ('mobilenetv2_keras',),
+    'EfficientNetV2, Keras': ('efficientnetv2_keras',),
+    'MobileNet V1, V2, V3, Keras': ('mobilenetv1_keras', 'mobilenetv2_keras', 'mobilenetv3_keras'),
+    'ConvNeXt, Keras': ('convnext_keras',),
     'Vision Transformer': ('vit',),
 }
 NETWORKS = {

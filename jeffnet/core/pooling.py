@@ -5,6 +5,7 @@ import math
 from functools import partial
 
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from jeffnet.core.block import Padding
@@ -89,3 +90,17 @@ def _mean_as_product(x):
 def global_max_pool(x, keepdims: bool = False):
     """Maximum over height and width: `[N, H, W, C]` to `[N, C]` (or `[N, 1, 1, C]`)."""
     return x.max((1, 2), keepdims=keepdims)
+
+
+def adaptive_avg_pool(x, size: tuple[int, int]):
+    """Means over as many windows as asked for, which cover `[N, H, W, C]` and overlap where they must, as PyTorch's."""
+    rows, columns = (jnp.asarray(_shares(*sides), x.dtype) for sides in zip(x.shape[1:3], size, strict=True))
+    return jnp.einsum('ih,jw,nhwc->nijc', rows, columns, x)
+
+
+def _shares(side: int, windows: int) -> np.ndarray:
+    """The share `[windows, side]` of each pixel in each window."""
+    first = np.arange(windows)[:, None] * side // windows
+    last = -(-np.arange(1, windows + 1)[:, None] * side // windows)  # the first pixel behind it
+    inside = (np.arange(side) >= first) & (np.arange(side) < last)
+    return inside / inside.sum(1, keepdims=True)

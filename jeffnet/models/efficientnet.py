@@ -1,8 +1,9 @@
-"""EfficientNet and its relatives: MobileNetV2, MobileNetV3, MNASNet, MixNet, FBNet-C, Single-Path NAS, Lite, EdgeTPU.
+"""EfficientNet V1 and V2 and relatives: MobileNets, MNASNet, MixNet, FBNet-C, Single-Path NAS, Lite, EdgeTPU.
 
-Papers: EfficientNet (Tan & Le, arXiv 1905.11946), MobileNetV2 (Sandler et al., 1801.04381), MobileNetV3 (Howard et al.,
-1905.02244), MnasNet (Tan et al., 1807.11626), MixConv (Tan & Le, 1907.09595), FBNet (Wu et al., 1812.03443),
-Single-Path NAS (Stamoulis et al., 1904.02877).
+Papers: EfficientNet (Tan & Le, arXiv 1905.11946), EfficientNetV2 (Tan & Le, 2104.00298), MobileNet (Howard et al.,
+1704.04861), MobileNetV2 (Sandler et al., 1801.04381), MobileNetV3 (Howard et al., 1905.02244), MnasNet (Tan et al.,
+1807.11626), MixConv (Tan & Le, 1907.09595), FBNet (Wu et al., 1812.03443), Single-Path NAS (Stamoulis et al.,
+1904.02877).
 """
 
 import math
@@ -28,14 +29,16 @@ class EfficientNet(Block):
 
     stages: Stages = field(repr=False)
     stem: int = 32
-    features: int = 1280  # of the head
+    features: int = 1280  # of the head; 0: no head
     width: float = 1.0
     depth: float = 1.0
     act: Callable = relu
     scale_head: bool = True
     fixed_ends: bool = False  # neither scale the width of the stem nor the depth of the first and last stage
     depth_rounding: Callable = math.ceil
+    width_limit: float = 0.9  # share of a scaled width that rounding must leave
     stride_in_projection: bool = False  # of EdgeResidual blocks
+    pad_end: bool = False  # DepthwiseSeparable blocks with a stride pad at the bottom and on the right alone, as Keras
     num_classes: int = 1000  # 0: the final feature map; -1: everything but the classifier
     in_chans: int = 3
     out_indices: tuple[int, ...] | None = None  # return these levels of `feature_info` instead
@@ -53,8 +56,9 @@ class EfficientNet(Block):
 
     def setup_head(self):
         """Declares what follows the stages."""
-        last = self.blocks[-1][-1].out_features
-        self.conv_head, self.bn2 = Conv(last, head_width(self)), BatchNorm(head_width(self))
+        if self.features:
+            last = self.blocks[-1][-1].out_features
+            self.conv_head, self.bn2 = Conv(last, head_width(self)), BatchNorm(head_width(self))
         self.setup_classifier()
 
     def setup_classifier(self):
@@ -78,7 +82,8 @@ class EfficientNet(Block):
 
     def head(self, x, training=False):
         """From the last stage `[N, h, w, C]` to logits `[N, num_classes]`, or what `num_classes` asks for."""
-        x = self.act(self.bn2(self.conv_head(x), training))  # [N, h, w, features]
+        if self.features:
+            x = self.act(self.bn2(self.conv_head(x), training))  # [N, h, w, features]
         return x if self.num_classes == 0 else self.classify(global_avg_pool(x), training)
 
     def classify(self, x, training=False):
@@ -86,6 +91,10 @@ class EfficientNet(Block):
         if self.num_classes > 0:
             x = self.classifier(self.dropout(x, training))
         return x.astype(at_least_float32(x.dtype))
+
+    def rounded(self, features: int) -> int:
+        """A width of the table at the network's width multiplier."""
+        return divisible(features * self.width, limit=self.width_limit)
 
     @property
     def feature_info(self) -> tuple[dict, ...]:
@@ -112,12 +121,14 @@ class MobileNetV3(EfficientNet):
 
 def stem_width(model) -> int:
     """Channels of the stem."""
-    return model.stem if model.fixed_ends else divisible(model.stem * model.width)
+    return model.stem if model.fixed_ends else model.rounded(model.stem)
 
 
 def head_width(model) -> int:
-    """Channels of the head."""
-    return divisible(model.features * model.width) if model.scale_head else model.features
+    """Channels of the head, or of the last stage if there is none."""
+    if not model.features:
+        return model.rounded(model.stages[-1][-1].features)
+    return model.rounded(model.features) if model.scale_head else model.features
 
 
 def build_stages(model) -> list[list[Block]]:
@@ -143,18 +154,19 @@ def build_stages(model) -> list[list[Block]]:
 def build_block(model, run: Run, width: int, drop_rate: float, options: dict) -> Block:
     """One block of a run, at the network's width multiplier."""
     act = run.act or model.act
-    options |= {'out_features': divisible(run.features * model.width), 'kernel_size': run.kernel_size, 'act': act}
+    options |= {'out_features': model.rounded(run.features), 'kernel_size': run.kernel_size, 'act': act}
+    options |= {'skip': run.skip, 'drop_rate': drop_rate}
     if run.block is ConvBnAct:
         return ConvBnAct(width, **options)
-    options |= {'skip': run.skip, 'drop_rate': drop_rate}
-    source = divisible(run.expand_from * model.width) if run.expand_from else width
+    source = model.rounded(run.expand_from) if run.expand_from else width
     mid = width if run.block is DepthwiseSeparable else divisible(source * run.expand)
     if run.se and isinstance(model, MobileNetV3):
         options['squeeze'] = Squeeze(divisible(mid * run.se), relu, hard_sigmoid)
     elif run.se:
         options['squeeze'] = Squeeze(int(width * run.se), act, sigmoid)
     if run.block is DepthwiseSeparable:
-        return DepthwiseSeparable(width, **options)
+        padding = ((0, 1), (0, 1)) if model.pad_end and options['stride'] > 1 else None
+        return DepthwiseSeparable(width, act_last=run.act_last, padding=padding, **options)
     if run.block is EdgeResidual:
         return EdgeResidual(width, mid_features=mid, stride_in_projection=model.stride_in_projection, **options)
     options |= {'expand_kernel': (1, 1) if run.grouped_expand else 1}
@@ -171,15 +183,15 @@ def feature_levels(model) -> tuple[dict, ...]:
     totals = strides(model.stages, model.output_stride)
     for i, stage in enumerate(model.stages):
         if i + 1 == len(starts) or starts[i + 1] > 1:
-            width = divisible(stage[-1].features * model.width)
+            width = model.rounded(stage[-1].features)
             levels.append({'stage': i + 1, 'num_chs': width, 'reduction': totals[i][3], 'module': f'blocks.{i}'})
     return tuple(levels)
 
 
-def divisible(value: float, divisor: int = 8) -> int:
-    """The multiple of `divisor` nearest to `value`, but never less than 0.9 of it."""
+def divisible(value: float, divisor: int = 8, limit: float = 0.9) -> int:
+    """The multiple of `divisor` nearest to `value`, but never less than the share `limit` of it."""
     rounded = max(divisor, int(value + divisor / 2) // divisor * divisor)
-    return rounded + divisor if rounded < 0.9 * value else rounded
+    return rounded + divisor if rounded < limit * value else rounded
 
 
 def scaled_repeats(stage: tuple[Run, ...], depth: float, rounding: Callable) -> list[int]:
@@ -213,6 +225,8 @@ MULTIPLIERS = {  # width, depth
 }  # fmt: skip
 
 _mnasnet = partial(EfficientNet, scale_head=False)
+_mobilenetv1 = partial(EfficientNet, table.MOBILENETV1, features=0, act=relu6)
+_v2 = partial(EfficientNet, act=silu)
 _mobilenetv2 = partial(EfficientNet, table.MOBILENETV2, act=relu6)
 _lite = partial(EfficientNet, table.LITE, act=relu6, fixed_ends=True, scale_head=False)
 _edge = partial(EfficientNet, table.EDGE)
@@ -224,9 +238,19 @@ VARIANTS = {
        for k, (w, d) in MULTIPLIERS.items()},
     **{f'efficientnet_lite{i}': partial(_lite, width=w, depth=d)
        for i, (w, d) in enumerate(list(MULTIPLIERS.values())[:5])},
+    **{f'efficientnetv2_{k}': partial(_v2, table.EFFICIENTNETV2_BASE, width=w, depth=d, width_limit=0)
+       for k, (w, d) in list(MULTIPLIERS.items())[:4]},
+    'efficientnetv2_s': partial(_v2, table.EFFICIENTNETV2_S, stem=24),
+    'efficientnetv2_m': partial(_v2, table.EFFICIENTNETV2_M, stem=24),
+    'efficientnetv2_l': partial(_v2, table.EFFICIENTNETV2_L),
     'efficientnet_es': _edge,
     'efficientnet_em': partial(_edge, depth=1.1),
     'efficientnet_el': partial(_edge, width=1.2, depth=1.4),
+    'mobilenetv1_025': partial(_mobilenetv1, width=0.25),
+    'mobilenetv1_050': partial(_mobilenetv1, width=0.5),
+    'mobilenetv1_075': partial(_mobilenetv1, width=0.75),
+    'mobilenetv1_100': _mobilenetv1,
+    'mobilenetv1_125': partial(_mobilenetv1, width=1.25),
     'mobilenetv2_035': partial(_mobilenetv2, width=0.35, scale_head=False),
     'mobilenetv2_050': partial(_mobilenetv2, width=0.5, scale_head=False),
     'mobilenetv2_075': partial(_mobilenetv2, width=0.75, scale_head=False),

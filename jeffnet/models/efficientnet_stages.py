@@ -22,12 +22,14 @@ class Run:
     se: float = 0.0  # squeeze-excite width as a share of the input (MobileNetV3: of the middle)
     act: Callable | None = None  # None: the network's
     skip: bool = True
+    act_last: bool = False  # an activation behind the projection of DepthwiseSeparable, too
     grouped_expand: bool = False  # 1x1 convolutions in two groups of channels, as MixNet
     grouped_project: bool = False
     expand_from: int = 0  # expand this width instead of the input's, a quirk of EdgeTPU's first block
 
 
-ds, ir, er, cn = (partial(Run, block) for block in (DepthwiseSeparable, InvertedResidual, EdgeResidual, ConvBnAct))
+ds, ir, er = (partial(Run, block) for block in (DepthwiseSeparable, InvertedResidual, EdgeResidual))
+cn = partial(Run, ConvBnAct, skip=False)
 Stages = tuple[tuple[Run, ...], ...]
 
 # ds, ir, er, cn: repeats, kernel size, stride, expand, features
@@ -50,6 +52,40 @@ LITE = (
     (ir(3, 5, 1, 6, 112),),
     (ir(4, 5, 2, 6, 192),),
     (ir(1, 3, 1, 6, 320),),
+)
+EFFICIENTNETV2_BASE = (
+    (cn(1, 3, 1, 1, 16, skip=True),),
+    (er(2, 3, 2, 4, 32),),
+    (er(2, 3, 2, 4, 48),),
+    (ir(3, 3, 2, 4, 96, se=0.25),),
+    (ir(5, 3, 1, 6, 112, se=0.25),),
+    (ir(8, 3, 2, 6, 192, se=0.25),),
+)
+EFFICIENTNETV2_S = (
+    (cn(2, 3, 1, 1, 24, skip=True),),
+    (er(4, 3, 2, 4, 48),),
+    (er(4, 3, 2, 4, 64),),
+    (ir(6, 3, 2, 4, 128, se=0.25),),
+    (ir(9, 3, 1, 6, 160, se=0.25),),
+    (ir(15, 3, 2, 6, 256, se=0.25),),
+)
+EFFICIENTNETV2_M = (
+    (cn(3, 3, 1, 1, 24, skip=True),),
+    (er(5, 3, 2, 4, 48),),
+    (er(5, 3, 2, 4, 80),),
+    (ir(7, 3, 2, 4, 160, se=0.25),),
+    (ir(14, 3, 1, 6, 176, se=0.25),),
+    (ir(18, 3, 2, 6, 304, se=0.25),),
+    (ir(5, 3, 1, 6, 512, se=0.25),),
+)
+EFFICIENTNETV2_L = (
+    (cn(4, 3, 1, 1, 32, skip=True),),
+    (er(7, 3, 2, 4, 64),),
+    (er(7, 3, 2, 4, 96),),
+    (ir(10, 3, 2, 4, 192, se=0.25),),
+    (ir(19, 3, 1, 6, 224, se=0.25),),
+    (ir(25, 3, 2, 6, 384, se=0.25),),
+    (ir(7, 3, 1, 6, 640, se=0.25),),
 )
 EDGE = (
     (er(1, 3, 1, 4, 24, expand_from=24, skip=False),),
@@ -85,6 +121,15 @@ MNASNET_A1 = (
     (ir(2, 3, 1, 6, 112, se=0.25),),
     (ir(3, 5, 2, 6, 160, se=0.25),),
     (ir(1, 3, 1, 6, 320),),
+)
+# The blocks of the first MobileNet: no linear projections, no shortcuts.
+dsa = partial(ds, kernel_size=3, expand=1, skip=False, act_last=True)
+MOBILENETV1 = (
+    (dsa(1, stride=1, features=64),),
+    (dsa(2, stride=2, features=128),),
+    (dsa(2, stride=2, features=256),),
+    (dsa(6, stride=2, features=512),),
+    (dsa(2, stride=2, features=1024),),
 )
 MNASNET_SMALL = (
     (ds(1, 3, 1, 1, 8),),

@@ -4,18 +4,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from jeffnet.core.activations import relu
-from jeffnet.core.block import Block
+from jeffnet.core.block import Block, Padding
 from jeffnet.core.layers import BatchNorm, Conv, Dropout, MixedConv, SqueezeExcite
 
 Kernel = int | tuple[int, ...]  # several sizes: a MixConv
 
 
-def conv(in_features: int, out_features: int, kernel_size: Kernel = 1, stride=1, dilation=1, depthwise=False) -> Block:
+def conv(
+    in_features: int,
+    out_features: int,
+    kernel_size: Kernel = 1,
+    stride: int = 1,
+    dilation: int = 1,
+    depthwise: bool = False,
+    padding: Padding | None = None,
+) -> Block:
     """A convolution, or a MixConv if there are several kernel sizes."""
     if isinstance(kernel_size, tuple):
         return MixedConv(in_features, out_features, kernel_size, stride, dilation, depthwise)
     groups = in_features if depthwise else 1
-    return Conv(in_features, out_features, kernel_size, stride, dilation, groups)
+    return Conv(in_features, out_features, kernel_size, stride, dilation, groups, padding)
 
 
 @dataclass(frozen=True)
@@ -39,10 +47,12 @@ class DepthwiseSeparable(Block):
     act: Callable = relu
     skip: bool = True
     drop_rate: float = 0.0
+    act_last: bool = False
+    padding: Padding | None = None  # of the depthwise convolution; None: the policy's
 
     def setup(self):
         width = self.in_features
-        self.conv_dw = conv(width, width, self.kernel_size, self.stride, self.dilation, depthwise=True)
+        self.conv_dw = conv(width, width, self.kernel_size, self.stride, self.dilation, True, self.padding)
         self.bn1 = BatchNorm(width)
         self.se = SqueezeExcite(width, **vars(self.squeeze)) if self.squeeze else None
         self.conv_pw, self.bn2 = conv(width, self.out_features), BatchNorm(self.out_features)
@@ -54,6 +64,7 @@ class DepthwiseSeparable(Block):
         if self.se is not None:
             x = self.se(x)
         x = self.bn2(self.conv_pw(x), training)  # [N, H / stride, W / stride, out]
+        x = self.act(x) if self.act_last else x
         return shortcut + self.drop_path(x, training) if has_skip(self) else x
 
 
@@ -122,7 +133,7 @@ class EdgeResidual(Block):
 
 
 class ConvBnAct(Block):
-    """Convolution, batch norm, activation."""
+    """Convolution, batch norm, activation; EfficientNetV2 adds the input (Tan & Le, 2021)."""
 
     in_features: int
     out_features: int
@@ -130,13 +141,18 @@ class ConvBnAct(Block):
     stride: int = 1
     dilation: int = 1
     act: Callable = relu
+    skip: bool = False
+    drop_rate: float = 0.0
 
     def setup(self):
         self.conv = conv(self.in_features, self.out_features, self.kernel_size, self.stride, self.dilation)
         self.bn1 = BatchNorm(self.out_features)
+        self.drop_path = Dropout(self.drop_rate, per_sample=True)
 
     def __call__(self, x, training=False):  # [N, H, W, in]
-        return self.act(self.bn1(self.conv(x), training))  # [N, H / stride, W / stride, out]
+        shortcut = x
+        x = self.act(self.bn1(self.conv(x), training))  # [N, H / stride, W / stride, out]
+        return shortcut + self.drop_path(x, training) if has_skip(self) else x
 
 
 def has_skip(block) -> bool:

@@ -11,7 +11,10 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-FAMILY_FILES = ('efficientnet', 'resnet', 'resnetv2', 'densenet', 'inception_v3', 'vit')
+FAMILY_FILES = (
+    'efficientnet', 'resnet', 'resnetv2', 'densenet', 'vgg', 'inception_v3', 'inception_resnet_v2', 'xception',
+    'nasnet', 'convnext', 'vit',
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,7 @@ class ModelInfo:
     std: tuple[float, float, float]
     preprocessing: str  # 'pil': resize then crop; 'tf': crop then resize; 'keras-...': as `pil`, Keras' pixels
     weights: str | None  # <timm architecture>.<tag>, or the address of Keras' file; None if none were published
-    timm: str  # timm architecture
+    timm: str  # timm architecture, or the name itself where timm has none
     licence: str | None
     paper: str
     top1: float | None  # ImageNet-1k validation, percent, as published with the weights (timm's results)
@@ -44,7 +47,7 @@ class ModelInfo:
     policy: dict = field(default_factory=dict, hash=False)  # where batch norm and padding are not the flavour's
     keras: str | None = None  # constructor in keras.applications
     keras_options: dict = field(default_factory=dict, hash=False)  # its keywords for this name
-    md5: str | None = None  # of the file `weights`, as Keras publishes it
+    checksum: str | None = None  # of the file `weights`, as Keras publishes it: md5, or sha-256 if it has 64 digits
 
     @property
     def tag(self) -> str | None:
@@ -102,6 +105,11 @@ def list_models(pattern: str | None = None, *, family: str | None = None, pretra
 def definition(info: ModelInfo):
     """The module of jeffnet.models that defines this model."""
     return importlib.import_module(f'jeffnet.models.{info.file}')
+
+
+def first_conv(info: ModelInfo, block) -> str:
+    """The flat name of the convolution of a network that reads the image; some families have several kinds of stem."""
+    return getattr(block, 'first_conv', None) or definition(info).FIRST_CONV
 
 
 def foreign_names(info: ModelInfo):

@@ -15,7 +15,7 @@ import jeffnet
 from jeffnet.core.block import PYTORCH, Policy, declarations
 from jeffnet.core.derive import block_class, fields
 from jeffnet.create import NOT_OVERRIDES, policy_of
-from jeffnet.models.table import ModelInfo, definition, model_info
+from jeffnet.models.table import ModelInfo, definition, first_conv, model_info
 from jeffnet.weights import hub, keras_file, keras_names, recognise
 from jeffnet.weights.checkpoint import replaced, write_arrays
 from jeffnet.weights.files import TORCH_SUFFIXES
@@ -38,6 +38,7 @@ class Export:
     state: dict[str, Any]  # timm's names and layout
     about: dict[str, Any]  # model, options, preprocessing, classes, metrics
     features: int  # channels in front of the classifier
+    first_conv: str  # timm's name of the convolution that reads the image
 
 
 def save_weights(
@@ -161,7 +162,8 @@ def exported(model, variables, name, preprocessing, classes, metrics) -> Export:
         raise ValueError(f'{len(classes)} classes are named, but the model has {block.num_classes}')
     about |= {'classes': classes, 'metrics': {k: float(v) for k, v in metrics.items()} if metrics else None}
     kernel = flat.get(f'{family.CLASSIFIER}.kernel')
-    return Export(info, to_timm(flat, names), about, kernel.shape[0] if kernel is not None else 0)
+    first = names[f'{first_conv(info, block) if info else family.FIRST_CONV}.kernel'].removesuffix('.weight')
+    return Export(info, to_timm(flat, names), about, kernel.shape[0] if kernel is not None else 0, first)
 
 
 def info_of(block: Any, name: str | None) -> ModelInfo:
@@ -191,7 +193,10 @@ def of_variables(flat: Mapping[str, Any], name: str | None) -> tuple[ModelInfo |
     family = definition(info)
     kernel = shapes.get(f'{family.CLASSIFIER}.kernel')
     published = family.VARIANTS[info.arch](**info.options)
-    options = {'num_classes': kernel[-1] if kernel else -1, 'in_chans': shapes[f'{family.FIRST_CONV}.kernel'][2]}
+    options = {
+        'num_classes': kernel[-1] if kernel else -1,
+        'in_chans': shapes[f'{first_conv(info, published)}.kernel'][2],
+    }
     for table, prefix_tokens in getattr(family, 'POSITION_TABLES', {}).items():
         grid = stored_grid(shapes[table][1] - prefix_tokens, published, {})
         options['image_size'] = tuple(side * published.patch_size for side in grid)
@@ -278,7 +283,7 @@ def timm_config(export: Export) -> dict[str, Any]:
             'std': prepared['std'],
             'num_classes': classes,
             'pool_size': None if fixed else [math.ceil(height / 32), math.ceil(width / 32)],
-            'first_conv': family.FIRST_CONV,
+            'first_conv': export.first_conv,
             'classifier': family.CLASSIFIER,
             'license': info.licence,
         },

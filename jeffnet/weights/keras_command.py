@@ -92,10 +92,12 @@ def translate(info: ModelInfo, weights: Path | None, output: Path, classes: int 
 
 def origin(info: ModelInfo, path: Path) -> str:
     """Whether a file is the published one."""
-    if info.md5 is None:
+    if info.checksum is None:
         return 'Keras publishes no checksum of this file'
-    same = keras_download.md5_of(path) == info.md5
-    return f"md5 {info.md5}: Keras' published file" if same else "not Keras' published file (another md5)"
+    same = keras_download.checksum_of(path, info.checksum) == info.checksum
+    return (
+        f"checksum {info.checksum}: Keras' published file" if same else "not Keras' published file (another checksum)"
+    )
 
 
 def prepared(info: ModelInfo) -> dict:

@@ -29,15 +29,18 @@ def fetch(info: ModelInfo) -> Path:
     """
     address = (info.weights or '').replace(HOST, os.environ.get('KERAS_WEIGHTS_HOST', HOST).rstrip('/'), 1)
     path = folder() / address.rpartition('/')[2]
-    if path.is_file() and info.md5 in (None, md5_of(path)):
+    if path.is_file() and info.checksum in (None, checksum_of(path, info.checksum)):
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent)
     os.close(handle)
     try:
         download(address, Path(temporary))
-        if info.md5 not in (None, found := md5_of(Path(temporary))):
-            raise ConnectionError(f'{address}: the file that came has the md5 {found}, not {info.md5}; call again')
+        found = checksum_of(Path(temporary), info.checksum)
+        if info.checksum not in (None, found):
+            raise ConnectionError(
+                f'{address}: the file that came has the checksum {found}, not {info.checksum}; call again'
+            )
         Path(temporary).replace(path)
     finally:
         Path(temporary).unlink(missing_ok=True)
@@ -62,7 +65,7 @@ def download(address: str, path: Path) -> None:
         raise ConnectionError(f'{address}: no connection ({reason}); {ELSEWHERE}') from error
 
 
-def md5_of(path: Path) -> str:
-    """The md5 of a file."""
+def checksum_of(path: Path, like: str | None) -> str:
+    """The checksum of a file, of the kind that another one is."""
     with path.open('rb') as file:
-        return hashlib.file_digest(file, 'md5').hexdigest()
+        return hashlib.file_digest(file, 'sha256' if len(like or '') == 64 else 'md5').hexdigest()

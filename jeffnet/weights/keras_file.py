@@ -88,12 +88,9 @@ def _of_keras3(file: Any) -> tuple[str, dict[str, StoredArray]]:
     found = {}
     for layer in sorted(root, key=lambda name: (_stem(name), _number(name))):
         group = child(root, layer)
-        if any(inner in group for inner in ROOTS):
-            raise ValueError(f'{layer} is a model within the model; save the inner one by itself')
-        variables = child(group, 'vars') if 'vars' in group else None
-        if variables is not None and len(variables):
-            arrays = {i: stored(variables, i) for i in sorted(variables, key=int)}
-            found[layer] = (_text(variables.attrs.get('name', '')), arrays)
+        arrays = _of_layer(group, layer)
+        if arrays:
+            found[layer] = (_text(child(group, 'vars').attrs.get('name', '')) if 'vars' in group else '', arrays)
     named = bool(found) and all(name for name, _ in found.values())
     arrays = {
         f'{name if named else layer}/{i}': array for layer, (name, own) in found.items() for i, array in own.items()
@@ -101,6 +98,19 @@ def _of_keras3(file: Any) -> tuple[str, dict[str, StoredArray]]:
     if len(arrays) < sum(len(own) for _, own in found.values()):
         raise ValueError('two of its layers have the same name')
     return (NAMED if named else PLACED), arrays
+
+
+def _of_layer(group: Any, layer: str) -> dict[str, StoredArray]:
+    """The arrays of a layer by their position, or, of a Sequential, by inner layer and position (`conv2d.0`)."""
+    inner = next((root for root in ROOTS if root in group), None)
+    if inner is None:
+        variables = child(group, 'vars') if 'vars' in group else {}
+        return {i: stored(variables, i) for i in sorted(variables, key=int)}
+    if _stem(layer) != 'sequential':
+        raise ValueError(f'{layer} is a model within the model; save the inner one by itself')
+    layers = child(group, inner)
+    each = {name: _of_layer(child(layers, name), f'{layer}/{name}') for name in layers}
+    return {f'{name}.{i}': array for name, arrays in each.items() for i, array in arrays.items()}
 
 
 def _of_legacy(file: Any) -> Iterator[tuple[str, StoredArray]]:
@@ -178,8 +188,9 @@ def write(path: Path, layers: list[tuple[str, str, list[Any]]]) -> None:
     try:
         with h5py.File(temporary, 'w') as file:
             for name, where, arrays in layers:
-                group = file.create_group(f'layers/{where}/vars')
-                group.attrs['name'] = name
+                outer = file.require_group(f'layers/{where.partition("/")[0]}/vars')  # of a Sequential it stays empty
+                outer.attrs['name'] = name
+                group = file.require_group(f'layers/{where}/vars')
                 for i, array in enumerate(arrays):
                     group[str(i)] = np.asarray(array)
         temporary.replace(path)

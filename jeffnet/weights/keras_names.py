@@ -1,11 +1,13 @@
 """From the layers of a Keras file to our variables and back: a bijection by the identity of layers, never by likeness.
 
-A family's `<file>_keras_names.keras_layers` lists Keras' layers with our modules, in the order of Keras' files. From
-it follow the names of old and new files, the places in files without names, and shapes.
+A family's `<file>_keras_names.keras_layers` lists Keras' layers with our modules, in the order of Keras' files: the
+name, the module (several where one layer is many of ours; None where it is none), and Keras' class where it is not
+the module's. From it follow the names of old and new files, the places in files without names, and shapes.
 """
 
 import importlib
 import logging
+import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -26,12 +28,16 @@ log = logging.getLogger('jeffnet')
 VARIABLES = {
     'conv2d': {'kernel': 'kernel', 'bias': 'bias'},
     'depthwise_conv2d': {'kernel': 'kernel', 'bias': 'bias'},
+    'separable_conv2d': {'depthwise_kernel': 'kernel', 'pointwise_kernel': 'kernel', 'bias': 'bias'},
     'dense': {'kernel': 'kernel', 'bias': 'bias'},
     'batch_normalization': {'gamma': 'scale', 'beta': 'bias', 'moving_mean': 'mean', 'moving_variance': 'var'},
     'layer_normalization': {'gamma': 'scale', 'beta': 'bias'},
+    'layer_scale': {'gamma': 'gamma'},
     'normalization': {'mean': None, 'variance': None, 'count': None},  # of the image, before the network
 }
-AUTOMATIC = re.compile(rf'(?P<kind>{"|".join(VARIABLES)}|separable_conv2d|layer_scale)(?:_(?P<number>\d+))?')
+AUTOMATIC = re.compile(rf'(?P<kind>{"|".join(VARIABLES)})(?:_(?P<number>\d+))?')
+COUNTED = re.compile(r'^stem_\d+_stem_')  # the beginning of names in ResNet-RS
+DEPTHWISE = (('depthwise_conv2d', 'kernel'), ('separable_conv2d', 'depthwise_kernel'))
 FORMER = {'depthwise_kernel': 'kernel', 'running_mean': 'moving_mean', 'running_std': 'moving_variance'}
 
 
@@ -46,24 +52,42 @@ class Layer:
 
 
 def layers_of(info: ModelInfo, block: Any, policy: Policy) -> list[Layer]:
-    """Keras' layers of a network, in the order of its files."""
+    """Keras' layers of a network, in the order of its files.
+
+    A family lists (Keras' name, our module), with the class of Keras' layer where our module is of another one. No
+    module: the layer is none of the network's. A pair of modules: the two halves of a separable convolution.
+    """
     named = importlib.import_module(f'jeffnet.models.{info.file}_keras_names').keras_layers(block)
     modules, declared = sub_blocks(block, policy), declarations(block, policy)
     counts, found = Counter(), []
-    for name, path in named:
-        kind = 'normalization' if path is None else kind_of(modules[path])
-        variables = {
-            theirs: leaf and f'{path}.{leaf}'
-            for theirs, leaf in VARIABLES[kind].items()
-            if leaf is None or f'{path}.{leaf}' in declared
-        }
+    for name, path, *given in named:
+        kind = given[0] if given else kind_of(path, modules)
+        candidates = variables_of(kind, path, modules)
+        variables = {theirs: ours for theirs, ours in candidates.items() if ours is None or ours in declared}
         found.append(Layer(name, kind, keras_file.place(kind, counts[kind]), variables))
         counts[kind] += 1
     return found
 
 
-def kind_of(module: Block) -> str:
+def variables_of(kind: str, path: str | tuple[str, ...] | None, modules: Mapping[str, Block]) -> dict[str, str | None]:
+    """Our flat name for each variable that a layer of Keras may have."""
+    if kind == 'sequential':  # layers of different classes, whose variables have different names
+        inner = [variables_of(kind_of(each, modules), each, modules) for each in path]
+        return {theirs: ours for variables in inner for theirs, ours in variables.items()}
+    if kind == 'separable_conv2d':
+        depthwise, pointwise = path
+        owners = (depthwise, pointwise, pointwise)
+    else:
+        owners = (path,) * len(VARIABLES[kind])
+    names = zip(VARIABLES[kind].items(), owners, strict=True)
+    return {theirs: leaf and f'{owner}.{leaf}' for (theirs, leaf), owner in names}
+
+
+def kind_of(path: str | tuple[str, str] | None, modules: Mapping[str, Block]) -> str:
     """The class of Keras' layer that a module is, as its files spell it."""
+    if not isinstance(path, str):
+        return 'normalization' if path is None else 'separable_conv2d'
+    module = modules[path]
     if isinstance(module, Conv):
         return 'depthwise_conv2d' if module.groups == module.in_features > 1 else 'conv2d'
     kinds = {Linear: 'dense', BatchNorm: 'batch_normalization', LayerNorm: 'layer_normalization'}
@@ -94,11 +118,12 @@ def translate(
             check_normalisation(info, list(variables.values()))
             continue
         for i, (name, array) in enumerate(variables.items()):
-            flat_name = variable_of(known, name, i)
-            if flat_name is None:
+            variable = variable_of(known, name, i)
+            if variable is None:
                 unexpected.append(f'{layer}/{name}')
             else:
-                flat[flat_name] = as_ours(array, known.kind, len(declared[flat_name].shape))
+                flat_name = known.variables[variable]
+                flat[flat_name] = as_ours(array, known.kind, variable, declared[flat_name].shape)
     check_order(met, expected)
     return flat, sorted(unexpected)
 
@@ -125,8 +150,11 @@ def matched(layout: str, theirs: list[str], expected: list[Layer]) -> dict[str, 
 
 
 def canonical(names: Iterable[str]) -> list[str]:
-    """Names without what depends on the process that built the model: slashes within, and numbers counted on."""
-    names = [name.replace('/', '_') for name in names]
+    """Names without what depends on the process or the version that built the model.
+
+    That is: slashes within, capitals, the spelling of batch norms (both changed in MobileNetV3), numbers counted on.
+    """
+    names = [COUNTED.sub('stem_', name.replace('/', '_').lower().replace('batchnorm', 'bn')) for name in names]
     numbers: dict[str, list[int]] = {}
     for name in names:
         if match := AUTOMATIC.fullmatch(name):
@@ -151,28 +179,39 @@ def by_position(theirs: Mapping[str, Mapping], expected: list[Layer], declared: 
         if layer.kind == 'normalization':
             continue
         ours = [tuple(declared[name].shape) for name in layer.variables.values()]
-        shapes = [tuple(as_ours(array, layer.kind, len(shape)).shape)
-                  for array, shape in zip(variables.values(), ours, strict=False)]  # fmt: skip
+        rows = zip(variables.values(), layer.variables, ours, strict=False)
+        shapes = [tuple(as_ours(array, layer.kind, variable, shape).shape) for array, variable, shape in rows]
         if len(variables) != len(ours) or (shapes != ours and layer is not expected[-1]):
             return {}
     return dict(zip(theirs, expected, strict=False))
 
 
 def variable_of(layer: Layer, name: str, position: int) -> str | None:
-    """Our flat name of a layer's variable, by its name or, where files have none or an older one, its position."""
-    if FORMER.get(name, name) in layer.variables:
-        return layer.variables[FORMER.get(name, name)]
+    """Which of a layer's variables it is, by its name or, where files have none or an older one, its position."""
+    if layer.kind == 'sequential' and '.' in name:  # `conv2d.0`: the position within an inner layer
+        inner, _, index = name.rpartition('.')
+        found = dict(enumerate(VARIABLES.get(inner, ()))).get(int(index))
+        return found if found in layer.variables else None
+    for spelling in (name, FORMER.get(name)):
+        if spelling in layer.variables:
+            return spelling
     known = {variable for kind in VARIABLES.values() for variable in kind}
     if name in known or position >= len(layer.variables):
         return None
-    return list(layer.variables.values())[position]
+    return list(layer.variables)[position]
 
 
-def as_ours(array: StoredArray, kind: str, ndim: int) -> StoredArray:
-    """An array in our axes: only depthwise kernels differ, [H, W, C, M] there and [H, W, 1, C M] here."""
-    if kind == 'depthwise_conv2d' and ndim == 4 and array.ndim == 4:
+def as_ours(array: StoredArray, kind: str, variable: str, shape: tuple[int, ...]) -> StoredArray:
+    """An array in the axes of ours, which has this shape.
+
+    Depthwise kernels are [H, W, C, M] there and [H, W, 1, C M] here. A dense layer there may be the convolution with a
+    kernel as large as the image here, and the reverse.
+    """
+    if (kind, variable) in DEPTHWISE and len(shape) == array.ndim == 4:
         height, width, features, multiplier = array.shape
         return array.reshape((height, width, 1, features * multiplier))
+    if {len(shape), array.ndim} == {2, 4} and math.prod(shape[:-1]) == math.prod(array.shape[:-1]):
+        return array.reshape((*shape[:-1], array.shape[-1]))
     return array
 
 
@@ -227,12 +266,32 @@ def to_keras(info: ModelInfo, block: Any, policy: Policy, flat: Mapping[str, Any
     for layer in layers_of(info, block, policy):
         if layer.kind == 'normalization':
             arrays = [np.array(info.mean, np.float32), np.array(info.std, np.float32) ** 2, np.array(0)]
-        else:
-            arrays = [as_theirs(np.asarray(flat[name]), layer.kind) for name in layer.variables.values() if name]
-        found.append((layer.name, layer.place, arrays))
+            found.append((layer.name, layer.place, arrays))
+            continue
+        for place, kind, variables in inner_layers(layer):
+            arrays = [as_theirs(np.asarray(flat[ours]), kind, theirs) for theirs, ours in variables.items()]
+            found.append((layer.name, place, arrays))
     return found
 
 
-def as_theirs(array: np.ndarray, kind: str) -> np.ndarray:
+def inner_layers(layer: Layer) -> list[tuple[str, str, dict[str, str]]]:
+    """(place, class, variables) of a layer, or of the layers in it, which are all of different classes."""
+    variables = {theirs: ours for theirs, ours in layer.variables.items() if ours}
+    if layer.kind != 'sequential':
+        return [(layer.place, layer.kind, variables)]
+    owners = dict.fromkeys(ours.rpartition('.')[0] for ours in variables.values())
+    found = []
+    for owner in owners:
+        own = {theirs: ours for theirs, ours in variables.items() if ours.rpartition('.')[0] == owner}
+        kind = next(kind for kind, known in VARIABLES.items() if list(own) == list(known))
+        found.append((f'{layer.place}/layers/{kind}', kind, own))
+    return found
+
+
+def as_theirs(array: np.ndarray, kind: str, variable: str) -> np.ndarray:
     """The inverse of `as_ours`, for the multiplier 1 that all networks have."""
-    return array.transpose(0, 1, 3, 2) if kind == 'depthwise_conv2d' and array.ndim == 4 else array
+    if (kind, variable) in DEPTHWISE and array.ndim == 4:
+        return array.transpose(0, 1, 3, 2)
+    if kind == 'conv2d' and array.ndim == 2:
+        return array[None, None]
+    return array.reshape(-1, array.shape[-1]) if kind == 'dense' and array.ndim == 4 else array

@@ -15,7 +15,7 @@ import numpy as np
 
 from jeffnet.core.block import Param, Policy, declarations
 from jeffnet.core.initial import to_device
-from jeffnet.models.table import ModelInfo, definition
+from jeffnet.models.table import ModelInfo, definition, first_conv
 from jeffnet.weights import adapt, recognise
 from jeffnet.weights.files import WeightsFile, check_values, read
 from jeffnet.weights.names import Translated, translate
@@ -87,7 +87,7 @@ def adapted(
     `saved` are the options that the file says its network was made with.
     """
     flat, family = dict(flat), definition(info)
-    kernel, first = f'{family.CLASSIFIER}.kernel', f'{family.FIRST_CONV}.kernel'
+    kernel, first = f'{family.CLASSIFIER}.kernel', f'{first_conv(info, block)}.kernel'
     classes = flat[kernel].shape[-1] if kernel in flat else None
     if new_classifier and classes and kernel in wanted and classes != block.num_classes:
         message = '%s: a fresh classifier of %d classes replaces that of the weights (%d classes)'
