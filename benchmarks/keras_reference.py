@@ -6,7 +6,7 @@ Keras runs on its NumPy back end, which needs no TensorFlow; a process that has 
 import os
 import zlib
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -105,7 +105,7 @@ class Judge:
 
     def __init__(self, name: str, size: Image, **options: Any):
         self.model = build(name, size, **options)
-        self.rebuild = partial(build, name, size, **options)
+        self.rebuild = partial(build, name, size, drawn=False, **options)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         if x.dtype != np.float64:
@@ -113,13 +113,18 @@ class Judge:
         usual, wide = (keras.config.floatx(), jax.config.jax_enable_x64), ('float64', True)
         try:
             set_precision(*wide)  # JAX's too: Keras' NumPy back end convolves with it
-            exact = self.rebuild(drawn=False)
-            exact.set_weights([array.astype(np.float64) for array in self.model.get_weights()])
-            for layer in normalisations(exact):
-                layer.finalize_state()
-            return logits(exact, x)
+            return logits(self.exact, x)
         finally:
             set_precision(*usual)
+
+    @cached_property
+    def exact(self) -> Any:
+        """The same network in float64."""
+        exact = self.rebuild()
+        exact.set_weights([array.astype(np.float64) for array in self.model.get_weights()])
+        for layer in normalisations(exact):
+            layer.finalize_state()
+        return exact
 
 
 def set_precision(floatx: str, x64: bool) -> None:

@@ -131,7 +131,7 @@ def compare(name: str, model: Judge, weights: Path, sizes=SIZES, dtype=np.float3
     judge = partial(torch_logits, model) if isinstance(model, torch.nn.Module) else model
     inputs = {size: images(size).astype(dtype) for size in sizes}
     exact = {size: judge(x.astype(np.float64)) for size, x in inputs.items()}
-    expected = {size: judge(x) for size, x in inputs.items()}
+    expected = exact if dtype == np.float64 else {size: judge(x) for size, x in inputs.items()}
     rows, first = [], {}
     for framework, run in frameworks(name, weights, dtype=jnp.dtype(dtype), **options):
         for size, x in inputs.items():
@@ -184,27 +184,17 @@ def compare_sizes(name: str, model: torch.nn.Module, weights: Path, sizes: Sizes
 
 
 def prove(name: str, sizes: Sizes = ()) -> list[dict]:
-    """The rows of one name, of all sizes unless some are given.
-
-    In float32, and in float64 for deep networks and wherever float32 is too coarse to tell.
-    """
+    """The rows of one name, of all sizes unless some are given."""
     info = jeffnet.model_info(name)
     if info.timm == name:  # timm has no such network
         return prove_against_keras(name, sizes)
-    rows, sizes = [], sizes or sizes_of(name)
     with tempfile.TemporaryDirectory() as folder:
         model = reference(name)
         if info.options.get('stride_in_projection'):
             move_stride_to_projection(model)
         weights = save_weights(model, Path(folder) / 'model.safetensors')
-        rows += compare_sizes(name, model, weights, sizes)
-        shaky = any(float(row['bar']) > BAR32 for row in rows)
-        if shaky or info.arch.split('_')[-1] in DEEP:
-            jax.config.update('jax_enable_x64', True)
-            try:
-                rows += compare_sizes(name, model, weights, sizes, np.float64)
-            finally:
-                jax.config.update('jax_enable_x64', False)
+        compare_in = partial(compare_sizes, name, model, weights, sizes or sizes_of(name))
+        rows = in_float64_too(compare_in, deep=info.arch.split('_')[-1] in DEEP)
     jax.clear_caches()
     return rows
 
@@ -217,8 +207,21 @@ def prove_against_keras(name: str, sizes: Sizes = ()) -> list[dict]:
     for size, kind in zip(sizes or keras_reference.sizes_of(name), itertools.cycle(keras_reference.FORMATS)):
         judge = keras_reference.Judge(name, size)
         with tempfile.TemporaryDirectory() as folder:
-            rows += compare(name, judge, keras_reference.save(judge.model, Path(folder), kind), (size,))
+            weights = keras_reference.save(judge.model, Path(folder), kind)
+            rows += in_float64_too(partial(compare, name, judge, weights, (size,)))
     jax.clear_caches()
+    return rows
+
+
+def in_float64_too(compare_in: Callable[[type], list[dict]], deep: bool = False) -> list[dict]:
+    """The rows in float32, and in float64 for deep networks and wherever float32 is too coarse to tell."""
+    rows = compare_in(np.float32)
+    if deep or any(float(row['bar']) > BAR32 for row in rows):
+        jax.config.update('jax_enable_x64', True)
+        try:
+            rows += compare_in(np.float64)
+        finally:
+            jax.config.update('jax_enable_x64', False)
     return rows
 
 

@@ -20,7 +20,7 @@ from jeffnet.models.table import ModelInfo, model_info
 
 KINDS = ('pil', 'tf')
 # Keras Applications' modes, by the names of the table: sizes as `pil`; what they make of the pixels is in mean and std.
-KERAS = dict.fromkeys(('keras-caffe', 'keras-tf', 'keras-torch', 'keras-none', 'keras-centred'), 'pil')
+KERAS: dict[str, str] = dict.fromkeys(('keras-caffe', 'keras-tf', 'keras-torch', 'keras-none', 'keras-centred'), 'pil')
 
 
 def numbers(value: Any, count: int) -> tuple[float, ...] | None:

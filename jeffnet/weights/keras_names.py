@@ -72,9 +72,9 @@ def layers_of(info: ModelInfo, block: Any, policy: Policy) -> list[Layer]:
 def variables_of(kind: str, path: str | tuple[str, ...] | None, modules: Mapping[str, Block]) -> dict[str, str | None]:
     """Our flat name for each variable that a layer of Keras may have."""
     if kind == 'sequential':  # layers of different classes, whose variables have different names
-        inner = [variables_of(kind_of(each, modules), each, modules) for each in path]
+        inner = [variables_of(kind_of(each, modules), each, modules) for each in path or ()]
         return {theirs: ours for variables in inner for theirs, ours in variables.items()}
-    if kind == 'separable_conv2d':
+    if kind == 'separable_conv2d' and isinstance(path, tuple):
         depthwise, pointwise = path
         owners = (depthwise, pointwise, pointwise)
     else:
@@ -119,10 +119,10 @@ def translate(
             continue
         for i, (name, array) in enumerate(variables.items()):
             variable = variable_of(known, name, i)
-            if variable is None:
+            flat_name = known.variables.get(variable or '')
+            if variable is None or flat_name is None:
                 unexpected.append(f'{layer}/{name}')
             else:
-                flat_name = known.variables[variable]
                 flat[flat_name] = as_ours(array, known.kind, variable, declared[flat_name].shape)
     check_order(met, expected)
     return flat, sorted(unexpected)
