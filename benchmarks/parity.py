@@ -200,15 +200,15 @@ def prove(name: str, sizes: Sizes = ()) -> list[dict]:
 
 
 def prove_against_keras(name: str, sizes: Sizes = ()) -> list[dict]:
-    """The rows of a name of Keras Applications, whose networks are made for one size each."""
+    """The rows of a name of Keras Applications, whose networks are made for one size each; float64 at the first."""
     from benchmarks import keras_reference
 
-    rows = []
+    rows: list[dict] = []
     for size, kind in zip(sizes or keras_reference.sizes_of(name), itertools.cycle(keras_reference.FORMATS)):
         judge = keras_reference.Judge(name, size)
         with tempfile.TemporaryDirectory() as folder:
-            weights = keras_reference.save(judge.model, Path(folder), kind)
-            rows += in_float64_too(partial(compare, name, judge, weights, (size,)))
+            compare_in = partial(compare, name, judge, keras_reference.save(judge.model, Path(folder), kind), (size,))
+            rows += compare_in(np.float32) if rows else in_float64_too(compare_in)
     jax.clear_caches()
     return rows
 

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jeffnet.core.activations import ACTIVATIONS
 from jeffnet.core.block import KERAS, PYTORCH, TENSORFLOW, Block, Policy, declarations
-from jeffnet.models.table import ModelInfo, definition, model_info
+from jeffnet.models.table import ModelInfo, definition, model_info, network_of
 
 log = logging.getLogger('jeffnet')
 
@@ -108,8 +108,7 @@ def _plan(
     **overrides,
 ) -> Plan:
     info = model_info(name)
-    variant = definition(info).VARIANTS[info.arch]
-    published = variant(**info.options)
+    published = network_of(info)
     whole = dataclasses.replace(published, **_overrides(info, published, overrides))
     chosen = {
         'variant': info.name,

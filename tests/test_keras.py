@@ -8,7 +8,6 @@ from benchmarks import keras_reference, parity
 from jeffnet.core.block import declarations
 from jeffnet.create import plan
 from jeffnet.data import Preprocessing
-from jeffnet.models.table import definition, first_conv
 from jeffnet.weights import files, keras_command, keras_file, keras_names
 
 keras = keras_reference.keras
@@ -203,6 +202,6 @@ def test_pixels_are_those_of_keras(mode):
 
 def test_every_name_has_its_classifier_and_first_convolution():
     for name in NAMES:
-        family, chosen = definition(jeffnet.model_info(name)), plan(name)
+        chosen = plan(name)
         declared = declarations(chosen.block, chosen.policy)
-        assert {f'{first_conv(chosen.info, chosen.block)}.kernel', f'{family.CLASSIFIER}.kernel'} <= declared.keys()
+        assert {f'{chosen.block.first_conv}.kernel', f'{chosen.block.classifier_name}.kernel'} <= declared.keys()

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import field
 from functools import partial
 from itertools import pairwise
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
@@ -17,7 +18,7 @@ from jeffnet.core.attention import Mlp
 from jeffnet.core.block import Block, Param
 from jeffnet.core.inputs import check_images
 from jeffnet.core.layers import Conv, Dropout, LayerNorm, Linear, at_least_float32
-from jeffnet.core.pooling import global_avg_pool
+from jeffnet.models.network import Network, level
 
 EXPANSION = 4  # hidden width of a block as a multiple of its width
 SCALE = 1e-6  # of a new block's residual branch
@@ -98,18 +99,15 @@ class Head(Block):
         return x.astype(at_least_float32(x.dtype))
 
 
-class ConvNeXt(Block):
+class ConvNeXt(Network):
     """Patches of 4x4 pixels, four stages, pooling, norm, classifier (Liu et al., 2022)."""
 
+    classifier_name: ClassVar[str] = 'head.fc'
+    first_conv: ClassVar[str] = 'stem_0'
     depths: tuple[int, ...] = field(repr=False)  # blocks of each stage
     widths: tuple[int, ...] = field(repr=False)
     act: Callable = gelu
-    num_classes: int = 1000  # 0: the final feature map; -1: everything but the classifier
-    in_chans: int = 3
-    out_indices: tuple[int, ...] | None = None  # return these levels of `feature_info` instead
-    drop_rate: float = 0.0
     drop_path_rate: float = 0.0
-    variant: str | None = field(default=None, repr=False, compare=False)  # its name in the table, for saved files
 
     def setup(self):
         first = self.widths[0]
@@ -127,22 +125,14 @@ class ConvNeXt(Block):
         for i, stage in enumerate(self.stages):
             x = stage(x, training)
             levels.append(self.tap(f'stage_{i + 1}', x))
-        if self.out_indices is not None:
-            return [levels[i] for i in self.out_indices]
-        return x if self.num_classes == 0 else self.classify(global_avg_pool(x), training)
+        return self.finish(levels, training)
 
     def classify(self, x, training=False):
-        """From pooled features `[N, features]` to logits of at least float32."""
         return self.head(x, training)
 
     @property
-    def feature_info(self) -> tuple[dict, ...]:
-        """For each returned feature map: stage (0 is the stem), channels, total stride, and timm's module name."""
-        levels = [
-            {'stage': i + 1, 'num_chs': width, 'reduction': 2 ** (i + 2), 'module': f'stages.{i}'}
-            for i, width in enumerate(self.widths)
-        ]
-        return tuple(levels if self.out_indices is None else (levels[i] for i in self.out_indices))
+    def levels(self) -> list[dict]:
+        return [level(i + 1, width, 2 ** (i + 2), f'stages.{i}') for i, width in enumerate(self.widths)]
 
 
 def build_stages(model) -> list[Stage]:
@@ -166,4 +156,3 @@ VARIANTS = {
 }
 
 WEIGHT_NAMES = ()  # timm's names are those of the general rule
-FIRST_CONV, CLASSIFIER = 'stem_0', 'head.fc'

@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 from dataclasses import field
 from functools import partial
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
@@ -15,8 +16,9 @@ from jeffnet.core import initial
 from jeffnet.core.activations import relu
 from jeffnet.core.block import Block
 from jeffnet.core.inputs import check_images
-from jeffnet.core.layers import BatchNorm, Conv, Dropout, Linear, at_least_float32
-from jeffnet.core.pooling import avg_pool, global_avg_pool, max_pool
+from jeffnet.core.layers import BatchNorm, Conv
+from jeffnet.core.pooling import avg_pool, max_pool
+from jeffnet.models.network import Network, level
 
 BOTTLENECK = 4  # width of the 1x1 convolution as a multiple of the growth
 
@@ -117,50 +119,34 @@ class Features(Block):
         return [*levels, self.tap(f'stage_{len(self.layers)}', x)]
 
 
-class DenseNet(Block):
+class DenseNet(Network):
     """Dense blocks, average pooling, classifier (Huang et al., 2016)."""
 
+    classifier_name: ClassVar[str] = 'classifier'
+    first_conv: ClassVar[str] = 'features.conv0'
     layers: tuple[int, ...] = field(repr=False)  # of each dense block
     growth: int = 32
     deep_stem: bool = False  # three 3x3 convolutions for the one of 7x7
     act: Callable = relu
-    num_classes: int = 1000  # 0: the final feature map; -1: everything but the classifier
-    in_chans: int = 3
-    out_indices: tuple[int, ...] | None = None  # return these levels of `feature_info` instead
-    drop_rate: float = 0.0
-    variant: str | None = field(default=None, repr=False, compare=False)  # its name in the table, for saved files
 
     def setup(self):
         self.features = Features(self.in_chans, self.growth, self.layers, self.deep_stem, self.act)
-        if self.out_indices is None and self.num_classes > 0:
-            width = self.feature_info[-1]['num_chs']
-            self.dropout = Dropout(self.drop_rate)
-            self.classifier = Linear(width, self.num_classes, kernel_init=initial.Uniform(1 / math.sqrt(width)))
+        width = self.levels[-1]['num_chs']
+        self.setup_classifier(width, initial.Uniform(1 / math.sqrt(width)))
 
     def __call__(self, x, training=False):  # [N, H, W, in_chans]
-        levels = self.features(check_images(x, self.in_chans, smallest=32), training)
-        if self.out_indices is not None:
-            return [levels[i] for i in self.out_indices]
-        x = levels[-1]  # [N, H / 32, W / 32, C]
-        return x if self.num_classes == 0 else self.classify(global_avg_pool(x), training)
-
-    def classify(self, x, training=False):
-        """From pooled features `[N, features]` to logits of at least float32."""
-        if self.num_classes > 0:
-            x = self.classifier(self.dropout(x, training))
-        return x.astype(at_least_float32(x.dtype))
+        return self.finish(self.features(check_images(x, self.in_chans, smallest=32), training), training)
 
     @property
-    def feature_info(self) -> tuple[dict, ...]:
-        """For each returned feature map: stage (0 is the stem), channels, total stride, and timm's module name."""
+    def levels(self) -> list[dict]:
         width, last = 2 * self.growth, len(self.layers)
-        levels = [{'stage': 0, 'num_chs': width, 'reduction': 2, 'module': f'features.norm{2 * self.deep_stem}'}]
+        levels = [level(0, width, 2, f'features.norm{2 * self.deep_stem}')]
         for i, layers in enumerate(self.layers, start=1):
             width += layers * self.growth
             module = 'norm5' if i == last else f'denseblock{i}'
-            levels.append({'stage': i, 'num_chs': width, 'reduction': 2 ** (i + 1), 'module': f'features.{module}'})
+            levels.append(level(i, width, 2 ** (i + 1), f'features.{module}'))
             width //= 2
-        return tuple(levels if self.out_indices is None else (levels[i] for i in self.out_indices))
+        return levels
 
 
 VARIANTS = {
@@ -172,4 +158,3 @@ VARIANTS = {
 }
 
 WEIGHT_NAMES = ()  # timm's names are those of the general rule, and torchvision's are timm's
-FIRST_CONV, CLASSIFIER = 'features.conv0', 'classifier'

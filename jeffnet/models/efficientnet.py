@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 from dataclasses import field
 from functools import partial
+from typing import ClassVar
 
 from jax.ad_checkpoint import checkpoint_name
 
@@ -17,16 +18,19 @@ from jeffnet.core import initial
 from jeffnet.core.activations import hard_sigmoid, hard_swish, relu, relu6, sigmoid, silu
 from jeffnet.core.block import Block
 from jeffnet.core.inputs import check_images
-from jeffnet.core.layers import BatchNorm, Conv, Dropout, Linear, at_least_float32
+from jeffnet.core.layers import BatchNorm, Conv
 from jeffnet.core.pooling import global_avg_pool
 from jeffnet.models import efficientnet_stages as table
 from jeffnet.models.efficientnet_stages import Run, Stages
 from jeffnet.models.mobile_blocks import ConvBnAct, DepthwiseSeparable, EdgeResidual, InvertedResidual, Squeeze
+from jeffnet.models.network import Network, level
 
 
-class EfficientNet(Block):
+class EfficientNet(Network):
     """Stem, stages of mobile blocks, 1x1 head, pooling, classifier (Tan & Le, 2019)."""
 
+    classifier_name: ClassVar[str] = 'classifier'
+    first_conv: ClassVar[str] = 'conv_stem'
     stages: Stages = field(repr=False)
     stem: int = 32
     features: int = 1280  # of the head; 0: no head
@@ -39,13 +43,8 @@ class EfficientNet(Block):
     width_limit: float = 0.9  # share of a scaled width that rounding must leave
     stride_in_projection: bool = False  # of EdgeResidual blocks
     pad_end: bool = False  # DepthwiseSeparable blocks with a stride pad at the bottom and on the right alone, as Keras
-    num_classes: int = 1000  # 0: the final feature map; -1: everything but the classifier
-    in_chans: int = 3
-    out_indices: tuple[int, ...] | None = None  # return these levels of `feature_info` instead
     output_stride: int = 32
-    drop_rate: float = 0.0
     drop_path_rate: float = 0.0
-    variant: str | None = field(default=None, repr=False, compare=False)  # its name in the table, for saved files
 
     def setup(self):
         stem = stem_width(self)
@@ -59,14 +58,7 @@ class EfficientNet(Block):
         if self.features:
             last = self.blocks[-1][-1].out_features
             self.conv_head, self.bn2 = Conv(last, head_width(self)), BatchNorm(head_width(self))
-        self.setup_classifier()
-
-    def setup_classifier(self):
-        """Declares dropout and the classifier, initialised as TensorFlow's, U(-r, r) with r = 1 / sqrt(classes)."""
-        if self.num_classes > 0:
-            init = initial.Uniform(1 / math.sqrt(self.num_classes))
-            self.dropout = Dropout(self.drop_rate)
-            self.classifier = Linear(head_width(self), self.num_classes, kernel_init=init)
+        self.setup_classifier(head_width(self), classifier_init(self))
 
     def __call__(self, x, training=False):  # [N, H, W, in_chans]
         x = check_images(x, self.in_chans, smallest=self.output_stride)
@@ -76,31 +68,27 @@ class EfficientNet(Block):
             for block in stage:
                 x = checkpoint_name(block(x, training), 'block')  # what `remat` keeps
             levels.append(self.tap(f'stage_{i + 1}', x))
-        if self.out_indices is not None:
-            return [levels[info['stage']] for info in self.feature_info]
-        return self.head(x, training)
+        return self.finish([levels[info['stage']] for info in self.levels], training)
 
-    def head(self, x, training=False):
-        """From the last stage `[N, h, w, C]` to logits `[N, num_classes]`, or what `num_classes` asks for."""
+    def forward_head(self, x, training=False):
         if self.features:
             x = self.act(self.bn2(self.conv_head(x), training))  # [N, h, w, features]
-        return x if self.num_classes == 0 else self.classify(global_avg_pool(x), training)
-
-    def classify(self, x, training=False):
-        """From pooled features `[N, features]` to logits of at least float32."""
-        if self.num_classes > 0:
-            x = self.classifier(self.dropout(x, training))
-        return x.astype(at_least_float32(x.dtype))
+        return super().forward_head(x, training)
 
     def rounded(self, features: int) -> int:
         """A width of the table at the network's width multiplier."""
         return divisible(features * self.width, limit=self.width_limit)
 
     @property
-    def feature_info(self) -> tuple[dict, ...]:
-        """For each returned feature map: stage (0 is the stem), channels, total stride, and timm's module name."""
-        levels = feature_levels(self)
-        return levels if self.out_indices is None else tuple(levels[i] for i in self.out_indices)
+    def levels(self) -> list[dict]:
+        """The feature maps before each change of (undilated) stride, in timm's terms."""
+        starts = [stage[0].stride for stage in self.stages]
+        levels = [level(0, stem_width(self), 2, 'bn1')] if starts[0] > 1 else []
+        totals = strides(self.stages, self.output_stride)
+        for i, stage in enumerate(self.stages):
+            if i + 1 == len(starts) or starts[i + 1] > 1:
+                levels.append(level(i + 1, self.rounded(stage[-1].features), totals[i][3], f'blocks.{i}'))
+        return levels
 
 
 class MobileNetV3(EfficientNet):
@@ -109,14 +97,19 @@ class MobileNetV3(EfficientNet):
     def setup_head(self):
         if self.num_classes != 0:  # the final feature map comes before this head
             self.conv_head = Conv(self.blocks[-1][-1].out_features, head_width(self), use_bias=True)
-            self.setup_classifier()
+            self.setup_classifier(head_width(self), classifier_init(self))
 
-    def head(self, x, training=False):
+    def forward_head(self, x, training=False):
         if self.num_classes == 0:
             return x
         x = global_avg_pool(x, keepdims=True)  # [N, 1, 1, C]
         x = self.act(self.conv_head(x))[:, 0, 0]  # [N, features]
         return self.classify(x, training)
+
+
+def classifier_init(model) -> Callable:
+    """That of TensorFlow's reference code, U(-r, r) with r = 1 / sqrt(classes)."""
+    return initial.Uniform(1 / math.sqrt(max(model.num_classes, 1)))
 
 
 def stem_width(model) -> int:
@@ -172,20 +165,6 @@ def build_block(model, run: Run, width: int, drop_rate: float, options: dict) ->
     options |= {'expand_kernel': (1, 1) if run.grouped_expand else 1}
     options |= {'project_kernel': (1, 1) if run.grouped_project else 1}
     return InvertedResidual(width, mid_features=mid, **options)
-
-
-def feature_levels(model) -> tuple[dict, ...]:
-    """The feature maps before each change of (undilated) stride, in timm's terms."""
-    starts = [stage[0].stride for stage in model.stages]
-    levels = []
-    if starts[0] > 1:
-        levels.append({'stage': 0, 'num_chs': stem_width(model), 'reduction': 2, 'module': 'bn1'})
-    totals = strides(model.stages, model.output_stride)
-    for i, stage in enumerate(model.stages):
-        if i + 1 == len(starts) or starts[i + 1] > 1:
-            width = model.rounded(stage[-1].features)
-            levels.append({'stage': i + 1, 'num_chs': width, 'reduction': totals[i][3], 'module': f'blocks.{i}'})
-    return tuple(levels)
 
 
 def divisible(value: float, divisor: int = 8, limit: float = 0.9) -> int:
@@ -278,4 +257,3 @@ VARIANTS = {
 
 # timm's names that the general rule does not give: its MixConv is itself the list of its convolutions.
 WEIGHT_NAMES = ((r'\.convs\.(\d+)\.', r'.\1.'),)
-FIRST_CONV, CLASSIFIER = 'conv_stem', 'classifier'

@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
 
 from jeffnet.core.block import declarations
-from jeffnet.models.efficientnet import CLASSIFIER, MobileNetV3, build_stages
+from jeffnet.models.efficientnet import EfficientNet, MobileNetV3, build_stages
 from jeffnet.models.mobile_blocks import ConvBnAct, DepthwiseSeparable, InvertedResidual
 from jeffnet.weights.stored import StoredArray
 
@@ -31,6 +31,7 @@ TPU_LAYER = re.compile(
     r'(?P<model>.*/)?(?P<scope>stem|head|blocks_\d+(?:/se)?)/'
     r'(?P<tpu>tpu_)?(?P<kind>conv2d|depthwise_conv2d|batch_normalization|dense)(?:_(?P<number>\d+))?'
 )
+CLASSIFIER = EfficientNet.classifier_name
 TPU_SCOPES = {'conv_stem': 'stem', 'bn1': 'stem', 'conv_head': 'head', 'bn2': 'head', CLASSIFIER: 'head'}
 
 SLIM_LAYER = re.compile(r'(?:^|/)((?:Conv|expanded_conv|Logits)(?:_\d+)?(?:/.*)?)$')

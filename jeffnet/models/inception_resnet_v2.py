@@ -5,7 +5,7 @@ timm's and Keras' networks are the same but for the batch norms, which have no s
 
 import math
 from collections.abc import Callable
-from dataclasses import field
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
@@ -14,9 +14,10 @@ from jeffnet.core import initial
 from jeffnet.core.activations import identity, relu
 from jeffnet.core.block import Block
 from jeffnet.core.inputs import check_images
-from jeffnet.core.layers import Conv, Dropout, Linear, at_least_float32
-from jeffnet.core.pooling import avg_pool, global_avg_pool, max_pool
+from jeffnet.core.layers import Conv
+from jeffnet.core.pooling import avg_pool, max_pool
 from jeffnet.models.inception_v3 import ConvNormAct
+from jeffnet.models.network import Network, level
 
 AVG, MAX = 'avg', 'max'  # 3x3 pools of a branch; the second halves the image
 Unit = tuple  # features, kernel size, stride; with a stride a convolution has no padding
@@ -108,16 +109,13 @@ def joined_width(branches: Branches, in_features: int = 0) -> int:
     return sum(in_features if branch[-1] == MAX else branch[-1][0] for branch in branches)
 
 
-class InceptionResNetV2(Block):
+class InceptionResNetV2(Network):
     """Stem of small convolutions, three runs of residual blocks, average pooling, classifier (Szegedy et al., 2016)."""
 
+    classifier_name: ClassVar[str] = 'classif'
+    first_conv: ClassVar[str] = 'conv2d_1a.conv'
     act: Callable = relu
     norm_scale: bool = True  # of batch norm
-    num_classes: int = 1000  # 0: the final feature map; -1: everything but the classifier
-    in_chans: int = 3
-    out_indices: tuple[int, ...] | None = None  # return these levels of `feature_info` instead
-    drop_rate: float = 0.0
-    variant: str | None = field(default=None, repr=False, compare=False)  # its name in the table, for saved files
 
     def setup(self):
         width, same = self.in_chans, {'act': self.act, 'norm_scale': self.norm_scale}
@@ -133,9 +131,7 @@ class InceptionResNetV2(Block):
                 width = joined_width(branches, width)
         self.block8 = Residual(width, BLOCK_8, last_act=identity, **same)
         self.conv2d_7b = ConvNormAct(width, TOP, **same)
-        if self.out_indices is None and self.num_classes > 0:
-            self.dropout = Dropout(self.drop_rate)
-            self.classif = Linear(TOP, self.num_classes, kernel_init=initial.Uniform(1 / math.sqrt(TOP)))
+        self.setup_classifier(TOP, initial.Uniform(1 / math.sqrt(TOP)))
 
     def __call__(self, x, training=False):  # [N, H, W, in_chans]
         x = check_images(x, self.in_chans, smallest=SMALLEST)
@@ -149,24 +145,12 @@ class InceptionResNetV2(Block):
                 levels.append(self.tap(f'stage_{len(levels)}', x))
             if name in ('conv2d_2b', 'conv2d_4a'):
                 x = max_pool(x, 3, 2)
-        if self.out_indices is not None:
-            return [levels[i] for i in self.out_indices]
-        return x if self.num_classes == 0 else self.classify(global_avg_pool(x), training)
-
-    def classify(self, x, training=False):
-        """From pooled features `[N, features]` to logits of at least float32."""
-        if self.num_classes > 0:
-            x = self.classif(self.dropout(x, training))
-        return x.astype(at_least_float32(x.dtype))
+        return self.finish(levels, training)
 
     @property
-    def feature_info(self) -> tuple[dict, ...]:
-        """For each returned feature map: stage, channels, total stride, and timm's module name."""
-        levels = [
-            {'stage': i, 'num_chs': width, 'reduction': reduction, 'module': module}
-            for i, (module, (width, reduction)) in enumerate(LEVELS.items())
-        ]
-        return tuple(levels if self.out_indices is None else (levels[i] for i in self.out_indices))
+    def levels(self) -> list[dict]:
+        rows = enumerate(LEVELS.items())
+        return [level(i, width, reduction, module) for i, (module, (width, reduction)) in rows]
 
 
 def modules_of(model, name: str) -> list:
@@ -178,4 +162,3 @@ def modules_of(model, name: str) -> list:
 VARIANTS = {'inception_resnet_v2': InceptionResNetV2}
 
 WEIGHT_NAMES = ()  # timm's names are those of the general rule
-FIRST_CONV, CLASSIFIER = 'conv2d_1a.conv', 'classif'

@@ -5,7 +5,8 @@ Keras' batch norms have no scale, and its average pools do not count the padding
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
@@ -14,8 +15,9 @@ from jeffnet.core import initial
 from jeffnet.core.activations import relu
 from jeffnet.core.block import Block
 from jeffnet.core.inputs import check_images
-from jeffnet.core.layers import BatchNorm, Conv, Dropout, Linear, at_least_float32
-from jeffnet.core.pooling import avg_pool, global_avg_pool, max_pool
+from jeffnet.core.layers import BatchNorm, Conv
+from jeffnet.core.pooling import avg_pool, max_pool
+from jeffnet.models.network import Network, level
 
 NORMAL = initial.Normal(0.1, truncated=True)
 
@@ -160,17 +162,13 @@ def mixed_width(in_features: int, branches: tuple[Branch, ...]) -> int:
     return sum(sum(own) if own else in_features for own in widths)
 
 
-class InceptionV3(Block):
+class InceptionV3(Network):
     """Stem of small convolutions, eleven blocks of branches, average pooling, classifier (Szegedy et al., 2015)."""
 
+    first_conv: ClassVar[str] = 'Conv2d_1a_3x3.conv'
     act: Callable = relu
     norm_scale: bool = True  # of batch norm
     count_padding: bool = True  # in average pools
-    num_classes: int = 1000  # 0: the final feature map; -1: everything but the classifier
-    in_chans: int = 3
-    out_indices: tuple[int, ...] | None = None  # return these levels of `feature_info` instead
-    drop_rate: float = 0.0
-    variant: str | None = field(default=None, repr=False, compare=False)  # its name in the table, for saved files
 
     def setup(self):
         width, same = self.in_chans, {'act': self.act, 'norm_scale': self.norm_scale}
@@ -180,11 +178,7 @@ class InceptionV3(Block):
         for name, branches in BLOCKS.items():
             setattr(self, name, Mixed(width, branches, count_padding=self.count_padding, **same))
             width = mixed_width(width, branches)
-        if self.out_indices is None and self.num_classes > 0:
-            self.dropout = Dropout(self.drop_rate)
-            self.fc = Linear(
-                width, self.num_classes, kernel_init=NORMAL, bias_init=initial.Uniform(1 / math.sqrt(width))
-            )
+        self.setup_classifier(width, NORMAL, initial.Uniform(1 / math.sqrt(width)))
 
     def __call__(self, x, training=False):  # [N, H, W, in_chans]
         x = check_images(x, self.in_chans, smallest=SMALLEST)
@@ -197,26 +191,13 @@ class InceptionV3(Block):
                 levels.append(self.tap(f'stage_{len(levels)}', x))
             if name in ends[:2]:
                 x = max_pool(x, 3, 2)
-        if self.out_indices is not None:
-            return [levels[i] for i in self.out_indices]
-        return x if self.num_classes == 0 else self.classify(global_avg_pool(x), training)
-
-    def classify(self, x, training=False):
-        """From pooled features `[N, features]` to logits of at least float32."""
-        if self.num_classes > 0:
-            x = self.fc(self.dropout(x, training))
-        return x.astype(at_least_float32(x.dtype))
+        return self.finish(levels, training)
 
     @property
-    def feature_info(self) -> tuple[dict, ...]:
-        """For each returned feature map: stage, channels, total stride, and timm's module name."""
-        chosen = range(len(LEVELS)) if self.out_indices is None else self.out_indices
-        return tuple(
-            {'stage': i, 'num_chs': LEVELS[i][1], 'reduction': LEVELS[i][2], 'module': LEVELS[i][0]} for i in chosen
-        )
+    def levels(self) -> list[dict]:
+        return [level(i, width, reduction, module) for i, (module, width, reduction) in enumerate(LEVELS)]
 
 
 VARIANTS = {'inception_v3': InceptionV3}
 
 WEIGHT_NAMES = ()  # timm's names are those of the general rule
-FIRST_CONV, CLASSIFIER = 'Conv2d_1a_3x3.conv', 'fc'

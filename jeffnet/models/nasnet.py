@@ -5,8 +5,8 @@ Modules are called as timm's. Keras' networks pad with zeros before they pool, t
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import field
 from functools import partial
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
@@ -15,9 +15,10 @@ from jeffnet.core import initial
 from jeffnet.core.activations import relu
 from jeffnet.core.block import Block
 from jeffnet.core.inputs import check_images
-from jeffnet.core.layers import BatchNorm, Conv, Dropout, Linear, at_least_float32
+from jeffnet.core.layers import BatchNorm, Conv
 from jeffnet.core.padding import resolve
-from jeffnet.core.pooling import avg_pool, global_avg_pool, max_pool
+from jeffnet.core.pooling import avg_pool, max_pool
+from jeffnet.models.network import Network, level
 
 
 def conv(in_features: int, out_features: int, kernel_size: int = 1, stride: int = 1, **options) -> Conv:
@@ -194,29 +195,23 @@ class ReductionCell(Cell):
         return jnp.concatenate([second, third, fourth, fifth], -1)
 
 
-class NASNet(Block):
+class NASNet(Network):
     """Stem of two reduction cells, three stages of normal cells with reductions between them, pooling, classifier."""
 
+    classifier_name: ClassVar[str] = 'last_linear'
+    first_conv: ClassVar[str] = 'conv0.conv'
     features: int  # of the final feature map
     repeats: int  # normal cells of a stage
     stem: int  # channels of the first convolution
     skip_reduction: bool = False  # the cell behind a reduction reads the cell two before that, not the one before
     zero_pad_pool: bool = False  # zeros around the image count when a reduction cell pools
     act: Callable = relu
-    num_classes: int = 1000  # 0: the final feature map; -1: everything but the classifier
-    in_chans: int = 3
-    out_indices: tuple[int, ...] | None = None  # return these levels of `feature_info` instead
-    drop_rate: float = 0.0
-    variant: str | None = field(default=None, repr=False, compare=False)  # its name in the table, for saved files
 
     def setup(self):
         self.conv0 = Stem(self.in_chans, self.stem)
         for name, cell in build_cells(self).items():
             setattr(self, name, cell)
-        if self.out_indices is None and self.num_classes > 0:
-            init = initial.Uniform(1 / math.sqrt(self.features))
-            self.dropout = Dropout(self.drop_rate)
-            self.last_linear = Linear(self.features, self.num_classes, kernel_init=init)
+        self.setup_classifier(self.features, initial.Uniform(1 / math.sqrt(self.features)))
 
     def __call__(self, x, training=False):  # [N, H, W, in_chans]
         x = check_images(x, self.in_chans, smallest=32)
@@ -228,28 +223,15 @@ class NASNet(Block):
                 previous = before
             if name in ends:
                 levels.append(self.tap(f'stage_{len(levels)}', self.act(x)))
-        if self.out_indices is not None:
-            return [levels[i] for i in self.out_indices]
-        x = levels[-1]  # [N, H / 32, W / 32, features]
-        return x if self.num_classes == 0 else self.classify(global_avg_pool(x), training)
-
-    def classify(self, x, training=False):
-        """From pooled features `[N, features]` to logits of at least float32."""
-        if self.num_classes > 0:
-            x = self.last_linear(self.dropout(x, training))
-        return x.astype(at_least_float32(x.dtype))
+        return self.finish(levels, training)
 
     @property
-    def feature_info(self) -> tuple[dict, ...]:
-        """For each returned feature map: stage (0 is the stem), channels, total stride, and timm's module name."""
+    def levels(self) -> list[dict]:
         unit = self.features // 24
         widths = (self.stem, unit, 6 * unit, 12 * unit, 24 * unit)
         inner = [f'{cell}.conv_1x1.act' for cell in ('cell_stem_1', 'reduction_cell_0', 'reduction_cell_1')]
-        levels = [
-            {'stage': i, 'num_chs': width, 'reduction': 2 ** (i + 1), 'module': module}
-            for i, (width, module) in enumerate(zip(widths, ('conv0', *inner, 'act'), strict=True))
-        ]
-        return tuple(levels if self.out_indices is None else (levels[i] for i in self.out_indices))
+        rows = enumerate(zip(widths, ('conv0', *inner, 'act'), strict=True))
+        return [level(i, width, 2 ** (i + 1), module) for i, (width, module) in rows]
 
 
 STEM_CELLS = ('cell_stem_0', 'cell_stem_1')
@@ -289,4 +271,3 @@ VARIANTS = {
 }
 
 WEIGHT_NAMES = ()  # timm's names are those of the general rule
-FIRST_CONV, CLASSIFIER = 'conv0.conv', 'last_linear'

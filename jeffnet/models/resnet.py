@@ -18,8 +18,9 @@ from jeffnet.core import initial
 from jeffnet.core.activations import relu
 from jeffnet.core.block import Block
 from jeffnet.core.inputs import check_images
-from jeffnet.core.layers import BatchNorm, Conv, Dropout, Linear, SqueezeExcite, at_least_float32
-from jeffnet.core.pooling import avg_pool, global_avg_pool, max_pool
+from jeffnet.core.layers import BatchNorm, Conv, Dropout, SqueezeExcite
+from jeffnet.core.pooling import avg_pool, max_pool
+from jeffnet.models.network import Network, level
 
 
 class BasicBlock(Block):
@@ -116,7 +117,7 @@ def project(block, x, training):
 Stages = tuple[tuple[type[Block], int, int], ...]  # four of them: block, repeats, features
 
 
-class ResNet(Block):
+class ResNet(Network):
     """7x7 convolution, max pooling, four stages of residual blocks, average pooling, classifier (He et al., 2015)."""
 
     stages: Stages = field(repr=False)
@@ -128,24 +129,17 @@ class ResNet(Block):
     conv_pool: bool = False  # a convolution in the place of the max pool
     avg_down: bool = False  # of bottlenecks: average pools in their shortcuts
     se_ratio: float = 0.0  # of bottlenecks: squeeze-and-excitation
-    num_classes: int = 1000  # 0: the final feature map; -1: everything but the classifier
-    in_chans: int = 3
-    out_indices: tuple[int, ...] | None = None  # return these levels of `feature_info` instead
     output_stride: int = 32
-    drop_rate: float = 0.0
     drop_path_rate: float = 0.0
-    variant: str | None = field(default=None, repr=False, compare=False)  # its name in the table, for saved files
 
     def setup(self):
         self.conv1, self.bn1 = build_stem(self), BatchNorm(self.stem)
         if self.conv_pool:
             self.maxpool = [Conv(self.stem, self.stem, 3, 2), BatchNorm(self.stem)]
         self.layer1, self.layer2, self.layer3, self.layer4 = build_stages(self)
-        if self.out_indices is None and self.num_classes > 0:
-            width = level_widths(self)[-1]
-            init = initial.Uniform(1 / math.sqrt(width))  # PyTorch's own, of kernel and bias
-            self.dropout = Dropout(self.drop_rate)
-            self.fc = Linear(width, self.num_classes, kernel_init=init, bias_init=init)
+        width = level_widths(self)[-1]
+        init = initial.Uniform(1 / math.sqrt(width))  # PyTorch's own, of kernel and bias
+        self.setup_classifier(width, init, init)
 
     def __call__(self, x, training=False):  # [N, H, W, in_chans]
         x = check_images(x, self.in_chans, smallest=self.output_stride)
@@ -157,9 +151,7 @@ class ResNet(Block):
             for block in stage:
                 x = checkpoint_name(block(x, training), 'block')  # what `remat` keeps
             levels.append(self.tap(f'stage_{i + 1}', x))
-        if self.out_indices is not None:
-            return [levels[i] for i in self.out_indices]
-        return x if self.num_classes == 0 else self.classify(global_avg_pool(x), training)
+        return self.finish(levels, training)
 
     def run_stem(self, x, training):
         """The convolutions of the stem, with norm and activation between them."""
@@ -176,26 +168,17 @@ class ResNet(Block):
         conv, norm = self.maxpool
         return self.act(norm(conv(x), training))
 
-    def classify(self, x, training=False):
-        """From pooled features `[N, features]` to logits of at least float32."""
-        if self.num_classes > 0:
-            x = self.fc(self.dropout(x, training))
-        return x.astype(at_least_float32(x.dtype))
-
     @property
     def first_conv(self) -> str:
         """The flat name of the convolution that reads the image."""
         return 'conv1_0' if self.stem_widths else 'conv1'
 
     @property
-    def feature_info(self) -> tuple[dict, ...]:
-        """For each returned feature map: stage (0 is the stem), channels, total stride, and timm's module name."""
-        levels = [
-            {'stage': i, 'num_chs': width, 'reduction': min(2 ** (i + 1), self.output_stride), 'module': f'layer{i}'}
+    def levels(self) -> list[dict]:
+        return [
+            level(i, width, min(2 ** (i + 1), self.output_stride), f'layer{i}' if i else 'act1')
             for i, width in enumerate(level_widths(self))
         ]
-        levels[0]['module'] = 'act1'
-        return tuple(levels if self.out_indices is None else (levels[i] for i in self.out_indices))
 
 
 def build_stem(model) -> Block | list[Block | None]:
@@ -257,4 +240,3 @@ VARIANTS = {
 
 # timm calls the two layers of squeeze-and-excitation otherwise here; torchvision's names are timm's.
 WEIGHT_NAMES = ((r'\.se\.conv_reduce\.', '.se.fc1.'), (r'\.se\.conv_expand\.', '.se.fc2.'))
-FIRST_CONV, CLASSIFIER = 'conv1', 'fc'

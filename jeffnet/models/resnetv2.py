@@ -16,8 +16,9 @@ from jeffnet.core import initial
 from jeffnet.core.activations import relu
 from jeffnet.core.block import Block
 from jeffnet.core.inputs import check_images
-from jeffnet.core.layers import BatchNorm, Conv, Dropout, Linear, at_least_float32
-from jeffnet.core.pooling import global_avg_pool, max_pool
+from jeffnet.core.layers import BatchNorm, Conv, Dropout
+from jeffnet.core.pooling import max_pool
+from jeffnet.models.network import ClassifierHead, Network, level
 
 
 class PreActBottleneck(Block):
@@ -111,37 +112,19 @@ class Stage(Block):
         return x
 
 
-class Head(Block):
-    """Dropout and classifier."""
-
-    in_features: int
-    num_classes: int
-    drop_rate: float = 0.0
-
-    def setup(self):
-        self.dropout = Dropout(self.drop_rate)
-        self.fc = Linear(self.in_features, self.num_classes, kernel_init=initial.Normal(0.01))
-
-    def __call__(self, x, training=False):  # [N, in]
-        return self.fc(self.dropout(x, training))
-
-
-class ResNetV2(Block):
+class ResNetV2(Network):
     """7x7 convolution, max pooling, four stages of pre-activation blocks, norm, classifier (He et al., 2016)."""
 
+    classifier_name: ClassVar[str] = 'head.fc'
+    first_conv: ClassVar[str] = 'stem.conv'
     repeats: tuple[int, int, int, int] = field(repr=False)  # blocks of each stage
     stem_features: int = 64
     act: Callable = relu
     conv_bias: bool = False  # of the first convolution, those of shortcuts and the last of each block
     stride_last: bool = False  # strides in the last block of a stage, not the first
     zero_pad_pool: bool = False
-    num_classes: int = 1000  # 0: the final feature map; -1: everything but the classifier
-    in_chans: int = 3
-    out_indices: tuple[int, ...] | None = None  # return these levels of `feature_info` instead
     output_stride: int = 32
-    drop_rate: float = 0.0
     drop_path_rate: float = 0.0
-    variant: str | None = field(default=None, repr=False, compare=False)  # its name in the table, for saved files
 
     def setup(self):
         self.stem = Stem(self.in_chans, self.stem_features, self.conv_bias, self.zero_pad_pool)
@@ -149,7 +132,8 @@ class ResNetV2(Block):
         if self.out_indices is None:
             width = level_widths(self)[-1]
             self.norm = BatchNorm(width)
-            self.head = Head(width, self.num_classes, self.drop_rate) if self.num_classes > 0 else None
+            options = {'drop_rate': self.drop_rate, 'kernel_init': initial.Normal(0.01)}
+            self.head = ClassifierHead(width, self.num_classes, **options) if self.num_classes > 0 else None
 
     def __call__(self, x, training=False):  # [N, H, W, in_chans]
         first, x = self.stem(check_images(x, self.in_chans, smallest=self.output_stride))
@@ -157,26 +141,18 @@ class ResNetV2(Block):
         for i, stage in enumerate(self.stages):
             x = self.tap(f'stage_{i + 1}', stage(x, training))
             levels.append(x)
-        if self.out_indices is not None:
-            return [levels[i] for i in self.out_indices]
-        x = self.act(self.norm(x, training))
-        return x if self.num_classes == 0 else self.classify(global_avg_pool(x), training)
+        if self.out_indices is None:
+            x = self.act(self.norm(x, training))
+        return self.finish([*levels[:-1], x], training)
 
-    def classify(self, x, training=False):
-        """From pooled features `[N, features]` to logits of at least float32."""
-        if self.num_classes > 0:
-            x = self.head(x, training)
-        return x.astype(at_least_float32(x.dtype))
+    def logits(self, x, training=False):
+        return self.head(x, training)
 
     @property
-    def feature_info(self) -> tuple[dict, ...]:
-        """For each returned feature map: stage (0 is the stem), channels, total stride, and timm's module name."""
+    def levels(self) -> list[dict]:
         reductions = [2, *(total for *_, total in schedule(self))]
-        levels = [
-            {'stage': i, 'num_chs': width, 'reduction': reduction, 'module': f'stages.{i - 1}' if i else 'stem.conv'}
-            for i, (width, reduction) in enumerate(zip(level_widths(self), reductions, strict=True))
-        ]
-        return tuple(levels if self.out_indices is None else (levels[i] for i in self.out_indices))
+        rows = enumerate(zip(level_widths(self), reductions, strict=True))
+        return [level(i, *row, f'stages.{i - 1}' if i else 'stem.conv') for i, row in rows]
 
 
 def level_widths(model) -> list[int]:
@@ -220,4 +196,3 @@ VARIANTS = {
 }
 
 WEIGHT_NAMES = ()  # timm's names are those of the general rule
-FIRST_CONV, CLASSIFIER = 'stem.conv', 'head.fc'

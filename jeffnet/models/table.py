@@ -10,6 +10,7 @@ import importlib.util
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 FAMILY_FILES = (
     'efficientnet', 'resnet', 'resnetv2', 'densenet', 'vgg', 'inception_v3', 'inception_resnet_v2', 'xception',
@@ -107,9 +108,9 @@ def definition(info: ModelInfo):
     return importlib.import_module(f'jeffnet.models.{info.file}')
 
 
-def first_conv(info: ModelInfo, block) -> str:
-    """The flat name of the convolution of a network that reads the image; some families have several kinds of stem."""
-    return getattr(block, 'first_conv', None) or definition(info).FIRST_CONV
+def network_of(info: ModelInfo, **options) -> Any:
+    """The network as published, but for these fields."""
+    return definition(info).VARIANTS[info.arch](**{**info.options, **options})
 
 
 def foreign_names(info: ModelInfo):

@@ -7,6 +7,7 @@ what Keras computes from the flattened map, and other sizes work as well.
 from collections.abc import Callable
 from dataclasses import field
 from functools import partial
+from typing import ClassVar
 
 from jax.ad_checkpoint import checkpoint_name
 
@@ -14,8 +15,9 @@ from jeffnet.core import initial
 from jeffnet.core.activations import relu
 from jeffnet.core.block import Block
 from jeffnet.core.inputs import check_images
-from jeffnet.core.layers import BatchNorm, Conv, Dropout, Linear, at_least_float32
+from jeffnet.core.layers import BatchNorm, Conv, Dropout
 from jeffnet.core.pooling import adaptive_avg_pool, global_avg_pool, max_pool
+from jeffnet.models.network import ClassifierHead, Network, level
 
 HIDDEN = 4096  # width of the dense layers
 WINDOW = 7  # pixels a side of the map that the first of them reads
@@ -41,37 +43,21 @@ class DenseLayers(Block):
         return self.act(self.fc2(x))
 
 
-class Head(Block):
-    """Dropout and classifier."""
-
-    num_classes: int
-    drop_rate: float = 0.0
-
-    def setup(self):
-        self.drop = Dropout(self.drop_rate)
-        self.fc = Linear(HIDDEN, self.num_classes, kernel_init=initial.Normal(0.01))
-
-    def __call__(self, x, training=False):  # [N, 4096]
-        return self.fc(self.drop(x, training))
-
-
-class VGG(Block):
+class VGG(Network):
     """Five stages of convolutions and a max pool, dense layers, classifier (Simonyan & Zisserman, 2014)."""
 
+    classifier_name: ClassVar[str] = 'head.fc'
+    first_conv: ClassVar[str] = 'features_0'
     stages: tuple[tuple[int, ...], ...] = field(repr=False)  # widths of the convolutions of each
     norm: bool = False  # batch norm behind each convolution
     act: Callable = relu
-    num_classes: int = 1000  # 0: the final feature map; -1: everything but the classifier
-    in_chans: int = 3
-    out_indices: tuple[int, ...] | None = None  # return these levels of `feature_info` instead
-    drop_rate: float = 0.0
-    variant: str | None = field(default=None, repr=False, compare=False)  # its name in the table, for saved files
 
     def setup(self):
         self.features = build_features(self)
         if self.out_indices is None and self.num_classes != 0:
             self.pre_logits = DenseLayers(self.stages[-1][-1], self.act, self.drop_rate)
-            self.head = Head(self.num_classes, self.drop_rate) if self.num_classes > 0 else None
+            options = {'drop_rate': self.drop_rate, 'kernel_init': initial.Normal(0.01)}
+            self.head = ClassifierHead(HIDDEN, self.num_classes, **options) if self.num_classes > 0 else None
 
     def __call__(self, x, training=False):  # [N, H, W, in_chans]
         x, levels = check_images(x, self.in_chans, smallest=2 ** len(self.stages)), []
@@ -82,30 +68,23 @@ class VGG(Block):
             levels.append(self.tap(f'stage_{len(levels)}', checkpoint_name(x, 'block')))  # what `remat` keeps
             x = max_pool(x, 2, 2)
         levels.append(self.tap(f'stage_{len(levels)}', x))  # [N, H / 32, W / 32, C]
-        if self.out_indices is not None:
-            return [levels[i] for i in self.out_indices]
+        return self.finish(levels, training)
+
+    def forward_head(self, x, training=False):
         if self.num_classes == 0:
             return x
         return self.classify(global_avg_pool(self.pre_logits(x, training)), training)
 
-    def classify(self, x, training=False):
-        """From the pooled output of the dense layers `[N, 4096]` to logits of at least float32."""
-        if self.num_classes > 0:
-            x = self.head(x, training)
-        return x.astype(at_least_float32(x.dtype))
+    def logits(self, x, training=False):
+        return self.head(x, training)
 
     @property
-    def feature_info(self) -> tuple[dict, ...]:
-        """For each returned feature map: stage, channels, total stride, and timm's module name."""
+    def levels(self) -> list[dict]:
         act = 2 if self.norm else 1  # behind a convolution
         ends = [stage[-1] + act for stage in places(self)]
         widths = [stage[-1] for stage in self.stages]
         rows = zip([*widths, widths[-1]], [*ends, ends[-1] + 1], strict=True)
-        levels = [
-            {'stage': i, 'num_chs': width, 'reduction': 2**i, 'module': f'features.{end}'}
-            for i, (width, end) in enumerate(rows)
-        ]
-        return tuple(levels if self.out_indices is None else (levels[i] for i in self.out_indices))
+        return [level(i, width, 2**i, f'features.{end}') for i, (width, end) in enumerate(rows)]
 
 
 def places(model) -> list[list[int]]:
@@ -141,4 +120,3 @@ VARIANTS = {
 }
 
 WEIGHT_NAMES = ()  # timm's names are those of the general rule
-FIRST_CONV, CLASSIFIER = 'features_0', 'head.fc'

@@ -6,8 +6,8 @@ Papers: ViT (Dosovitskiy et al., arXiv 2010.11929); How to train your ViT, on th
 
 import math
 from collections.abc import Callable
-from dataclasses import field
 from functools import partial
+from typing import ClassVar
 
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
@@ -17,7 +17,8 @@ from jeffnet.core.activations import gelu
 from jeffnet.core.attention import Attention, Mlp
 from jeffnet.core.block import Block, Param
 from jeffnet.core.inputs import check_images
-from jeffnet.core.layers import Conv, Dropout, LayerNorm, Linear, at_least_float32
+from jeffnet.core.layers import Conv, Dropout, LayerNorm
+from jeffnet.models.network import Network
 
 SMALL_NORMAL = initial.Normal(0.02)  # timm cuts it off at -2 and 2, which is at a hundred deviations
 
@@ -61,9 +62,11 @@ class EncoderBlock(Block):
         return x + self.drop_path(self.mlp(self.norm2(x)), training)
 
 
-class VisionTransformer(Block):
+class VisionTransformer(Network):
     """Patch embedding, class token, learned positions, encoder blocks, norm, classifier (Dosovitskiy et al., 2020)."""
 
+    classifier_name: ClassVar[str] = 'head'
+    first_conv: ClassVar[str] = 'patch_embed.proj'
     width: int
     heads: int
     depth: int = 12
@@ -71,12 +74,7 @@ class VisionTransformer(Block):
     act: Callable = gelu
     patch_size: int = 16
     image_size: tuple[int, int] = (224, 224)  # (height, width), which the position table is for
-    num_classes: int = 1000  # 0: all tokens, normed; -1: the class token, normed
-    in_chans: int = 3
-    out_indices: tuple[int, ...] | None = None  # return these levels of `feature_info` instead
-    drop_rate: float = 0.0
     drop_path_rate: float = 0.0
-    variant: str | None = field(default=None, repr=False, compare=False)  # its name in the table, for saved files
 
     def setup(self):
         if any(side % self.patch_size for side in self.image_size):
@@ -89,13 +87,7 @@ class VisionTransformer(Block):
         self.blocks = build_blocks(self)
         if self.out_indices is None:
             self.norm = LayerNorm(self.width)
-            self.setup_classifier()
-
-    def setup_classifier(self):
-        """Declares dropout and the classifier."""
-        if self.num_classes > 0:
-            self.dropout = Dropout(self.drop_rate)
-            self.head = Linear(self.width, self.num_classes, kernel_init=SMALL_NORMAL)
+            self.setup_classifier(self.width, SMALL_NORMAL)
 
     def __call__(self, x, training=False):  # [N, *image_size, in_chans]
         x = check_images(x, self.in_chans)
@@ -112,7 +104,10 @@ class VisionTransformer(Block):
             levels.append(self.tap(f'block_{i + 1}', x))
         if self.out_indices is not None:
             return [self.as_map(levels[i]) for i in self.out_indices]
-        x = self.norm(x)
+        return self.forward_head(self.norm(x), training)
+
+    def forward_head(self, x, training=False):
+        """From normed tokens `[N, 1 + h w, width]` to logits `[N, num_classes]`, or what `num_classes` asks for."""
         return x if self.num_classes == 0 else self.classify(x[:, 0], training)
 
     def embed(self, x):
@@ -125,12 +120,6 @@ class VisionTransformer(Block):
         """The tokens of the patches `[N, 1 + h w, width]` as a feature map `[N, h, w, width]`."""
         return x[:, 1:].reshape(x.shape[0], *self.grid_size, self.width)
 
-    def classify(self, x, training=False):
-        """From the class token `[N, width]` to logits of at least float32."""
-        if self.num_classes > 0:
-            x = self.head(self.dropout(x, training))
-        return x.astype(at_least_float32(x.dtype))
-
     @property
     def grid_size(self) -> tuple[int, int]:
         """Patches from top to bottom and from left to right."""
@@ -138,11 +127,10 @@ class VisionTransformer(Block):
         return height // self.patch_size, width // self.patch_size
 
     @property
-    def feature_info(self) -> tuple[dict, ...]:
-        """For each returned feature map: block (0 is the embedding), channels, total stride, and timm's module name."""
-        chosen = range(self.depth) if self.out_indices is None else self.out_indices
+    def levels(self) -> list[dict]:
+        """For each block, as a feature map: its number (0 is the embedding), channels, stride, timm's module name."""
         same = {'num_chs': self.width, 'reduction': self.patch_size}
-        return tuple({'block': i + 1, **same, 'module': f'blocks.{i}'} for i in chosen)
+        return [{'block': i + 1, **same, 'module': f'blocks.{i}'} for i in range(self.depth)]
 
 
 def build_blocks(model) -> list[Block]:
@@ -159,7 +147,6 @@ VARIANTS = {
 }
 
 WEIGHT_NAMES = ()  # timm's names are those of the general rule
-FIRST_CONV, CLASSIFIER = 'patch_embed.proj', 'head'
 POSITION_TABLES = {'pos_embed': 1}  # arrays to resample for another image size, and rows of theirs to leave alone
 POOLING = 'token'  # timm's word
 FEATURE_MAPS = 3  # `features_only` returns this many of the last blocks unless told otherwise, as timm

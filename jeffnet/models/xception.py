@@ -5,7 +5,8 @@ timm's and Keras' networks are the same but for padding and epsilon of batch nor
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import ClassVar
 
 from jax.ad_checkpoint import checkpoint_name
 
@@ -13,8 +14,9 @@ from jeffnet.core import initial
 from jeffnet.core.activations import relu
 from jeffnet.core.block import Block
 from jeffnet.core.inputs import check_images
-from jeffnet.core.layers import BatchNorm, Conv, Dropout, Linear, at_least_float32
-from jeffnet.core.pooling import global_avg_pool, max_pool
+from jeffnet.core.layers import BatchNorm, Conv
+from jeffnet.core.pooling import max_pool
+from jeffnet.models.network import Network, level
 
 
 @dataclass(frozen=True)
@@ -85,15 +87,11 @@ def places(shape: Shape, act_first: bool) -> list[int]:
     return [3 * i + act_first for i in range(len(shape.widths))]
 
 
-class Xception(Block):
+class Xception(Network):
     """Two convolutions, twelve blocks, two separable convolutions, average pooling, classifier (Chollet, 2016)."""
 
+    first_conv: ClassVar[str] = 'conv1'
     act: Callable = relu
-    num_classes: int = 1000  # 0: the final feature map; -1: everything but the classifier
-    in_chans: int = 3
-    out_indices: tuple[int, ...] | None = None  # return these levels of `feature_info` instead
-    drop_rate: float = 0.0
-    variant: str | None = field(default=None, repr=False, compare=False)  # its name in the table, for saved files
 
     def setup(self):
         self.conv1, self.bn1 = Conv(self.in_chans, STEM // 2, 3, 2, padding='VALID'), BatchNorm(STEM // 2)
@@ -104,16 +102,13 @@ class Xception(Block):
             width = shape.widths[-1]
         self.conv3, self.bn3 = SeparableConv(width, TOP[0]), BatchNorm(TOP[0])
         self.conv4, self.bn4 = SeparableConv(*TOP), BatchNorm(TOP[1])
-        if self.out_indices is None and self.num_classes > 0:
-            self.dropout = Dropout(self.drop_rate)
-            init = initial.Uniform(1 / math.sqrt(TOP[1]))
-            self.fc = Linear(TOP[1], self.num_classes, kernel_init=init)
+        self.setup_classifier(TOP[1], initial.Uniform(1 / math.sqrt(TOP[1])))
 
     def __call__(self, x, training=False):  # [N, H, W, in_chans]
         x = check_images(x, self.in_chans, smallest=32)
         x = self.act(self.bn1(self.conv1(x), training))  # [N, H / 2, W / 2, 32]
         x = self.act(self.bn2(self.conv2(x), training))  # [N, H / 2, W / 2, 64]
-        levels, ends = [], [level[0] for level in LEVELS[:-1]]
+        levels, ends = [], [block for block, *_ in LEVELS[:-1]]
         for i in range(len(BLOCKS)):
             if i in ends:
                 levels.append(self.tap(f'stage_{len(levels)}', self.act(x)))
@@ -121,27 +116,13 @@ class Xception(Block):
         x = self.act(self.bn3(self.conv3(x), training))
         x = self.act(self.bn4(self.conv4(x), training))  # [N, H / 32, W / 32, 2048]
         levels.append(self.tap(f'stage_{len(levels)}', x))
-        if self.out_indices is not None:
-            return [levels[i] for i in self.out_indices]
-        return x if self.num_classes == 0 else self.classify(global_avg_pool(x), training)
-
-    def classify(self, x, training=False):
-        """From pooled features `[N, features]` to logits of at least float32."""
-        if self.num_classes > 0:
-            x = self.fc(self.dropout(x, training))
-        return x.astype(at_least_float32(x.dtype))
+        return self.finish(levels, training)
 
     @property
-    def feature_info(self) -> tuple[dict, ...]:
-        """For each returned feature map: stage, channels, total stride, and timm's module name."""
-        levels = [
-            {'stage': i, 'num_chs': width, 'reduction': reduction, 'module': module}
-            for i, (_, module, width, reduction) in enumerate(LEVELS)
-        ]
-        return tuple(levels if self.out_indices is None else (levels[i] for i in self.out_indices))
+    def levels(self) -> list[dict]:
+        return [level(i, width, reduction, module) for i, (_, module, width, reduction) in enumerate(LEVELS)]
 
 
 VARIANTS = {'xception': Xception}
 
 WEIGHT_NAMES = ()  # timm's names are those of the general rule
-FIRST_CONV, CLASSIFIER = 'conv1', 'fc'

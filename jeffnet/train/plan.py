@@ -17,7 +17,7 @@ from jeffnet.data.opening import open_training
 from jeffnet.data.order import Batch, EvaluationBatches, Shard
 from jeffnet.data.preprocessing import Augmentation, Preprocessing
 from jeffnet.data.source import DataError, Source
-from jeffnet.models.table import definition
+from jeffnet.models.table import network_of
 from jeffnet.train.config import Config, checked, differences
 from jeffnet.train.groups import decay_mask, multipliers
 from jeffnet.train.mesh import data_mesh, shardings
@@ -300,7 +300,7 @@ def make_model(
     options = {'num_classes': classes, 'in_chans': config.in_chans, 'output_stride': config.output_stride}
     options |= {key: config[key] for key in ('bn_eps', 'bn_momentum') if config[key] is not None}
     info = jeffnet.model_info(config.model)
-    has_positions = hasattr(definition(info).VARIANTS[info.arch].func, 'image_size')
+    has_positions = hasattr(network_of(info), 'image_size')
     if has_positions and config.image_size is not None:
         options['image_size'] = stages[0][1].image_size
     group = config.batch_norm_group

@@ -15,7 +15,7 @@ import jeffnet
 from jeffnet.core.block import PYTORCH, Policy, declarations
 from jeffnet.core.derive import block_class, fields
 from jeffnet.create import NOT_OVERRIDES, policy_of
-from jeffnet.models.table import ModelInfo, definition, first_conv, model_info
+from jeffnet.models.table import ModelInfo, definition, model_info, network_of
 from jeffnet.weights import hub, keras_file, keras_names, recognise
 from jeffnet.weights.checkpoint import replaced, write_arrays
 from jeffnet.weights.files import TORCH_SUFFIXES
@@ -161,8 +161,8 @@ def exported(model, variables, name, preprocessing, classes, metrics) -> Export:
     if classes is not None and len(classes) != block.num_classes:
         raise ValueError(f'{len(classes)} classes are named, but the model has {block.num_classes}')
     about |= {'classes': classes, 'metrics': {k: float(v) for k, v in metrics.items()} if metrics else None}
-    kernel = flat.get(f'{family.CLASSIFIER}.kernel')
-    first = names[f'{first_conv(info, block) if info else family.FIRST_CONV}.kernel'].removesuffix('.weight')
+    kernel = flat.get(f'{block.classifier_name}.kernel')
+    first = names[f'{block.first_conv}.kernel'].removesuffix('.weight')
     return Export(info, to_timm(flat, names), about, kernel.shape[0] if kernel is not None else 0, first)
 
 
@@ -191,11 +191,11 @@ def of_variables(flat: Mapping[str, Any], name: str | None) -> tuple[ModelInfo |
         )
     info = model_info(name or fitting[0])
     family = definition(info)
-    kernel = shapes.get(f'{family.CLASSIFIER}.kernel')
-    published = family.VARIANTS[info.arch](**info.options)
+    published = network_of(info)
+    kernel = shapes.get(f'{published.classifier_name}.kernel')
     options = {
         'num_classes': kernel[-1] if kernel else -1,
-        'in_chans': shapes[f'{first_conv(info, published)}.kernel'][2],
+        'in_chans': shapes[f'{published.first_conv}.kernel'][2],
     }
     for table, prefix_tokens in getattr(family, 'POSITION_TABLES', {}).items():
         grid = stored_grid(shapes[table][1] - prefix_tokens, published, {})
@@ -212,7 +212,7 @@ def options_of(info: ModelInfo | None, block: Any, policy: Policy) -> dict[str, 
         options['image_size'] = list(options['image_size'])
     if info is None:
         return {key: options[key] for key in ('num_classes', 'in_chans')}
-    published = definition(info).VARIANTS[info.arch](**info.options)
+    published = network_of(info)
     for field in dataclasses.fields(block):
         value = getattr(block, field.name)
         if field.name not in NOT_OVERRIDES and value != getattr(published, field.name):
@@ -284,7 +284,7 @@ def timm_config(export: Export) -> dict[str, Any]:
             'num_classes': classes,
             'pool_size': None if fixed else [math.ceil(height / 32), math.ceil(width / 32)],
             'first_conv': export.first_conv,
-            'classifier': family.CLASSIFIER,
+            'classifier': network_of(info).classifier_name,
             'license': info.licence,
         },
         'jeffnet': {key: about[key] for key in ('model', 'options', 'preprocessing', 'metrics') if about[key]},

@@ -10,7 +10,7 @@ import numpy as np
 
 import jeffnet
 from jeffnet.core.derive import block_class, fields
-from jeffnet.models.table import ModelInfo, definition, first_conv, model_info
+from jeffnet.models.table import ModelInfo, definition, model_info
 from jeffnet.weights import files
 from jeffnet.weights.names import timm_names, to_timm
 
@@ -86,7 +86,7 @@ def compare(judge: str, path: Path, module: Any, variables: dict, use_ema: bool 
 def judge_of(judge: str, info: ModelInfo, path: Path, module: Any, variables: dict, use_ema: bool):
     """The judge's network in evaluation mode, with the file's arrays where it knows their names, else with ours."""
     file = files.read(path, use_ema)
-    first = re.sub(r'_(\d+)$', r'.\1', first_conv(info, module))  # a list's element, as timm writes it
+    first = re.sub(r'_(\d+)$', r'.\1', module.first_conv)  # a list's element, as timm writes it
     timm_file = file.layout == 'pytorch' and f'{first}.weight' in file.arrays
     if judge == 'torchvision':
         if info.arch not in TORCHVISION or file.layout != 'pytorch' or timm_file:

@@ -15,7 +15,7 @@ import numpy as np
 
 from jeffnet.core.block import Param, Policy, declarations
 from jeffnet.core.initial import to_device
-from jeffnet.models.table import ModelInfo, definition, first_conv
+from jeffnet.models.table import ModelInfo, definition, network_of
 from jeffnet.weights import adapt, recognise
 from jeffnet.weights.files import WeightsFile, check_values, read
 from jeffnet.weights.names import Translated, translate
@@ -87,12 +87,12 @@ def adapted(
     `saved` are the options that the file says its network was made with.
     """
     flat, family = dict(flat), definition(info)
-    kernel, first = f'{family.CLASSIFIER}.kernel', f'{first_conv(info, block)}.kernel'
+    kernel, first = f'{block.classifier_name}.kernel', f'{block.first_conv}.kernel'
     classes = flat[kernel].shape[-1] if kernel in flat else None
     if new_classifier and classes and kernel in wanted and classes != block.num_classes:
         message = '%s: a fresh classifier of %d classes replaces that of the weights (%d classes)'
         log.warning(message, info.name, block.num_classes, classes, extra=INCOMPLETE)
-        flat |= {name: None for name in flat if name.startswith(f'{family.CLASSIFIER}.')}
+        flat |= {name: None for name in flat if name.startswith(f'{block.classifier_name}.')}
     if first in flat and flat[first].ndim == 4 and flat[first].shape[2] != block.in_chans:
         log.warning('%s: %s adapted from %d to %d channels', info.name, first, flat[first].shape[2], block.in_chans)
         shape = (*flat[first].shape[:2], block.in_chans, flat[first].shape[3])
@@ -163,7 +163,7 @@ def check_fit(
 
 def advice(file: WeightsFile, info: ModelInfo, found: Translated, wanted: Mapping, new_classifier: bool) -> str:
     """What most likely makes a file fit."""
-    kernel = f'{definition(info).CLASSIFIER}.kernel'
+    kernel = f'{network_of(info).classifier_name}.kernel'
     kept = found.flat.get(kernel)
     models = recognise.models_of(file)
     if models and info.name not in models:

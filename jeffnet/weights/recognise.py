@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from jeffnet.core.block import PYTORCH, declarations
-from jeffnet.models.table import ModelInfo, definition, first_conv, foreign_names, model_info, table
+from jeffnet.models.table import ModelInfo, definition, foreign_names, model_info, network_of, table
 from jeffnet.weights import keras_file
 from jeffnet.weights.files import WeightsFile
 from jeffnet.weights.names import translate
@@ -57,10 +57,10 @@ def fitting(layout: str, arrays: Mapping[str, StoredArray]) -> list[str]:
 
 def _fits(layout: str, arrays: Mapping[str, StoredArray], info: ModelInfo) -> bool:
     family = definition(info)
-    block = family.VARIANTS[info.arch](**{**info.options, 'num_classes': 1})
+    block = network_of(info, num_classes=1)
     wanted = declarations(block)
     found = translate(layout, arrays, info, block, PYTORCH)
-    free = {f'{family.CLASSIFIER}.kernel', f'{family.CLASSIFIER}.bias', f'{first_conv(info, block)}.kernel'}
+    free = {f'{block.classifier_name}.kernel', f'{block.classifier_name}.bias', f'{block.first_conv}.kernel'}
     if found.unexpected or not wanted.keys() - found.flat.keys() <= free:
         return False
     tables = getattr(family, 'POSITION_TABLES', ())  # their length is that of the image size

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from jeffnet.models.table import ModelInfo, definition, model_info
+from jeffnet.models.table import ModelInfo, model_info, network_of
 from jeffnet.weights import hub, keras_download
 from jeffnet.weights.checkpoint import read_config
 from jeffnet.weights.files import IN_FOLDER, read, weights_in
@@ -85,7 +85,7 @@ def network_options(model: Any, options: Any) -> dict[str, Any]:
     if model is None:
         return {}
     info = model_info(model)
-    fields = dataclasses.fields(definition(info).VARIANTS[info.arch].func)
+    fields = dataclasses.fields(network_of(info))
     shaping = {field.name for field in fields if field.name not in ('stages', 'variant')} | {
         'bn_eps',
         'bn_momentum',
