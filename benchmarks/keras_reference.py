@@ -182,3 +182,11 @@ def logits(model: Any, x: np.ndarray) -> np.ndarray:
     """The network's output for prepared images `[N, H, W, C]`."""
     with np.errstate(over='ignore'):  # Keras' sigmoid in NumPy, of large negative numbers
         return np.asarray(model(unprepared(model, x), training=False))
+
+
+def feature_maps(model: Any, x: np.ndarray) -> list[np.ndarray]:
+    """The outputs `[N, h, w, C]` of all layers and operations for prepared images, in Keras' order."""
+    outputs = [step.output for step in model.operations if len(step.output.shape) == 4]
+    every = keras.Model(model.inputs[0], outputs)
+    with np.errstate(over='ignore'):
+        return [np.asarray(output) for output in every(unprepared(model, x), training=False)]

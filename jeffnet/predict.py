@@ -67,9 +67,11 @@ class Predictor:
         if missing:
             images = np.concatenate([images, np.zeros((missing, *images.shape[1:]), images.dtype)])
         shares = np.split(np.asarray(images), lanes) if lanes > 1 else [images]
+        if images.dtype == np.float64:  # `jax.enable_x64` as a context holds in this thread alone
+            shares = [jnp.asarray(share) for share in shares]
         run = self.program(devices, block, shares[0])
         # From threads, since XLA runs what one thread asks for one after the other.
-        out = joined(*threads(lanes).map(run, shares)) if lanes > 1 else run(images)
+        out = joined(*threads(lanes).map(run, shares)) if lanes > 1 else run(shares[0])
         return jax.tree.map(lambda array: array[:count], out) if missing else out
 
     def blocks(self, share: int, parts: int, images: Any) -> tuple[int, int]:

@@ -1,5 +1,11 @@
 """Keras Applications: files in every format, logits and feature maps against Keras itself, and the way back."""
 
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,13 +17,14 @@ from jeffnet.data import Preprocessing
 from jeffnet.weights import files, keras_command, keras_file, keras_names
 
 keras = keras_reference.keras
+ROOT = Path(__file__).parents[1]
 h5py = keras_reference.h5py
 NAMES = jeffnet.list_models('keras_*')
 # Keras' NumPy back end makes arrays of its variables in the way of NumPy 1. Until it defines `__array__(copy=)`.
-# To find the shape behind ConvNeXt's scales it computes with whatever lies in fresh memory.
+# To find the shapes behind ConvNeXt's and Inception-ResNet's scales it computes with whatever lies in fresh memory.
 pytestmark = [
     pytest.mark.filterwarnings('ignore:.*__array__ implementation:DeprecationWarning'),
-    pytest.mark.filterwarnings('ignore:invalid value encountered in multiply:RuntimeWarning'),
+    pytest.mark.filterwarnings('ignore:.* encountered in (add|multiply):RuntimeWarning'),
 ]
 # Of each family, with the size of the image; all names and sizes are in `make parity`.
 SMALLEST = {
@@ -87,9 +94,41 @@ def test_every_format_gives_keras_logits(judge, kind, tmp_path):
     assert len(rows) == 3 and all(row['ok'] for row in rows)
 
 
-@pytest.mark.parametrize('name', [name for name in SMALLEST if name != TINY])
-def test_the_smallest_of_each_family(name):
-    assert all(row['ok'] for row in parity.prove(name, (SMALLEST[name],)))
+@pytest.mark.parametrize('name', SMALLEST)
+def test_the_smallest_of_each_family(name, tmp_path):
+    """Logits, feature maps, and the way back."""
+    judge, size = keras_reference.Judge(name, SMALLEST[name]), SMALLEST[name]
+    path = keras_reference.save(judge.model, tmp_path, 'hosted')
+    rows = parity.compare(name, judge, path, (size,))
+    assert not [row for row in rows if not row['ok']]
+    bar, x = float(rows[0]['bar']), parity.images(size)
+    model = jeffnet.create_model(name, 'nnx', weights=path, features_only=True)
+    maps = keras_reference.feature_maps(judge.model, x)
+    places = [place_of(np.asarray(level), maps, bar) for level in jeffnet.predictor(model)(x)]
+    assert places == sorted(places)
+    back = jeffnet.save_weights(jeffnet.create_model(name, 'objax', weights=path), tmp_path / 'back.weights.h5')
+    fresh = judge.rebuild()
+    fresh.load_weights(back)
+    assert all(np.array_equal(a, b) for a, b in zip(fresh.get_weights(), judge.model.get_weights(), strict=True))
+
+
+def place_of(level: np.ndarray, maps: list[np.ndarray], bar: float) -> int:
+    """Which of Keras' feature maps, in their order, a level is; each has other random weights behind it."""
+    errors = [np.abs(level - m).max() / parity.spread(m) if m.shape == level.shape else np.inf for m in maps]
+    assert min(errors) < bar
+    return int(np.argmin(errors))
+
+
+def test_resnet_rs_of_keras_2(tmp_path, monkeypatch):
+    """Keras 3 left ResNet-RS out; Keras 2 has it, which shares no process with Keras 3."""
+    subprocess.run([sys.executable, '-m', 'benchmarks.tf_keras_reference', str(tmp_path)], check=True, cwd=ROOT)
+    judged = np.load(tmp_path / 'logits.npz')
+    with jax.enable_x64(True):
+        for kind in ('h5', 'weights.h5', 'keras'):
+            path = tmp_path / f'model.{kind}'
+            module, variables = jeffnet.create_model('keras_resnetrs50', weights=path, dtype=jnp.float64)
+            error = np.abs(jeffnet.predictor(module, variables)(judged['x']) - judged['y']).max()
+            assert error < 2e-5 * parity.spread(judged['y'])  # the file has mean and variance in float32, we exactly
 
 
 def test_files_without_names_of_layers(judge, weights):
@@ -99,16 +138,6 @@ def test_files_without_names_of_layers(judge, weights):
                 del group['vars'].attrs['name']
     assert files.read(weights).layout == keras_file.PLACED
     assert all(row['ok'] for row in parity.compare(TINY, judge, weights, (SIZE,)))
-
-
-def test_feature_maps_are_those_of_keras(judge, weights):
-    ends = ['block_2_add', 'block_5_add', 'block_12_add', 'block_16_project_BN']
-    inner = keras.Model(judge.model.inputs[0], [judge.model.get_layer(name).output for name in ends])
-    x = parity.images(SIZE)
-    made = jeffnet.create_model(TINY, 'nnx', weights=weights, features_only=True)
-    ours = jeffnet.predictor(made)(x)
-    for level, theirs in zip(ours[1:], inner(x, training=False), strict=True):
-        assert np.abs(np.asarray(level) - theirs).max() < parity.BAR32 * parity.spread(np.asarray(theirs))
 
 
 # ----------------------------------------------------------------------------------------------------------- way back

@@ -9,7 +9,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 import jeffnet
-from jeffnet.weights import keras_download
+from jeffnet.weights import keras_command, keras_download
 
 CONTENT = b'weights ' * 1000
 INFO = dataclasses.replace(jeffnet.model_info('keras_resnet50'), checksum=hashlib.md5(CONTENT).hexdigest())
@@ -60,6 +60,15 @@ def test_what_is_not_there_is_named(published, monkeypatch):
     with pytest.raises(ConnectionError, match=r'no connection .*pass weights='):
         keras_download.fetch(INFO)
     assert cached() == []
+
+
+def test_all_goes_on_after_a_file_that_fails(published, monkeypatch, tmp_path, capsys):
+    others = [jeffnet.model_info(f'keras_mobilenet_v2_{alpha}') for alpha in ('050', '035')]
+    monkeypatch.setattr(keras_command, 'named', lambda model: others)
+    assert keras_command.main(['--model', 'all', '--output', str(tmp_path / 'out')]) == 2
+    first, second, last = capsys.readouterr().err.strip().split('\n')[-3:]
+    assert 'keras_mobilenet_v2_050: http' in first and 'answers with 404' in first
+    assert 'keras_mobilenet_v2_035: http' in second and '2 of 2 failed: keras_mobilenet_v2_050, keras_mob' in last
 
 
 def test_pretrained_asks_for_the_published_file_and_its_checksum(published):

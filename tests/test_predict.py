@@ -61,6 +61,16 @@ def test_lanes_and_blocks_give_the_numbers_of_the_whole(model, monkeypatch, coun
     assert (devices, block, shape[0]) == (1, blocks[1], math.prod(blocks))
 
 
+def test_float64_within_a_context_reaches_every_lane(model):
+    x = RNG.normal(size=(4, 32, 32, 3))
+    with jax.enable_x64(True):
+        run = jeffnet.predictor(*jeffnet.create_model(tiny_model.register(), num_classes=3, dtype=jnp.float64))
+        run.lanes = 2
+        exact = run(x)
+    assert exact.dtype == np.float64
+    np.testing.assert_allclose(exact, jeffnet.predictor(*model)(x.astype(np.float32)), **CLOSE)
+
+
 def test_a_single_cpu_has_a_lane_for_each_core(model):
     assert jeffnet.predictor(*model).lanes == len(os.sched_getaffinity(0))
 

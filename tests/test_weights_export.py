@@ -137,7 +137,7 @@ def test_variables_alone_say_what_their_shapes_show(state, write, tmp_path):
         jeffnet.save_weights(several, tmp_path / 'folder')
     jeffnet.save_weights(several, tmp_path / 'folder', name='tf_mobilenetv3_small_100')
     assert jeffnet.weights.read_config(tmp_path / 'folder')['model'] == 'tf_mobilenetv3_small_100'
-    with pytest.raises(ValueError, match='not those of pt_mnasnet_100: they fit .*pt_mobilenetv3_small_100'):
+    with pytest.raises(ValueError, match=r'not those of pt_mnasnet_100: they fit .*pt_mobilenetv3_small_100'):
         jeffnet.save_weights(several, path, name='pt_mnasnet_100')
     with pytest.raises(ValueError, match='not those of any model'):
         jeffnet.save_weights({'params': {'a': np.zeros(3)}}, path)

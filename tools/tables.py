@@ -30,6 +30,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     'MobileNetV3': ('mobilenetv3',),
     'MNASNet, FBNet-C, Single-Path NAS': ('mnasnet_a1', 'mnasnet_b1', 'mnasnet_small', 'fbnetc', 'spnasnet'),
     'ResNet': ('resnet',),
+    'DenseNet': ('densenet',),
     'ResNet, Keras': ('resnet_keras',),
     'ResNet-RS, Keras': ('resnetrs_keras',),
     'ResNetV2, Keras': ('resnetv2_keras',),

@@ -1,10 +1,11 @@
 """The command of translate_keras.py: weights of Keras Applications into files of ours, each tensor accounted for."""
 
+import argparse
 import json
 from pathlib import Path
 
 import jeffnet
-from jeffnet.command_line import Parser, at_least, guarded, input_errors
+from jeffnet.command_line import Parser, at_least, guarded, input_errors, stop
 from jeffnet.models.table import ModelInfo, table
 from jeffnet.weights import Incomplete, files, keras_download, keras_names, source
 
@@ -18,13 +19,28 @@ def run(argv: list[str] | None) -> int:
     """Translates one model, or all of them."""
     args = parser().parse_args(argv)
     with input_errors():
-        infos = named(args.model)
-        single = args.model != 'all'
-        if not single and args.weights:
-            raise ValueError('--model all fetches the published files: leave out --weights')
-        for info in infos:
-            output = args.output if single else args.output / f'{info.name}.safetensors'
-            print('\n'.join(translate(info, args.weights, output, args.num_classes)), flush=True)
+        if args.model == 'all':
+            return run_all(args)
+        (info,) = named(args.model)
+        print('\n'.join(translate(info, args.weights, args.output, args.num_classes)))
+    return 0
+
+
+def run_all(args: argparse.Namespace) -> int:
+    """Translates every published file; one that cannot be had or read is named, and the others go on."""
+    if args.weights or args.num_classes:
+        raise ValueError('--model all takes the published files: leave out --weights and --num-classes')
+    infos, failed = named('all'), []
+    for info in infos:
+        try:
+            lines = translate(info, None, args.output / f'{info.name}.safetensors', None)
+        except (ValueError, OSError) as error:  # ConnectionError is one
+            failed.append(info.name)
+            stop(f'{info.name}: {error}', 2)
+        else:
+            print('\n'.join(lines), flush=True)
+    if failed:
+        raise ValueError(f'{len(failed)} of {len(infos)} failed: {", ".join(failed)}')
     return 0
 
 

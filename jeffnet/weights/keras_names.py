@@ -265,7 +265,7 @@ def to_keras(info: ModelInfo, block: Any, policy: Policy, flat: Mapping[str, Any
     found = []
     for layer in layers_of(info, block, policy):
         if layer.kind == 'normalization':
-            arrays = [np.array(info.mean, np.float32), np.array(info.std, np.float32) ** 2, np.array(0)]
+            arrays = [np.array(info.mean, np.float32), np.square(info.std).astype(np.float32), np.array(0)]
             found.append((layer.name, layer.place, arrays))
             continue
         for place, kind, variables in inner_layers(layer):

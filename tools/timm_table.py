@@ -1,0 +1,81 @@
+"""Writes timm's entries of jeffnet/models/*.json: `python -m tools.timm_table results-imagenet.csv` (needs timm).
+
+The file is timm's own results/results-imagenet.csv, from its repository. Tags, image sizes, statistics, interpolation
+and licences are those of timm's configurations; parameters and multiply-adds are counted from our definitions. Names
+that are in a table keep the tag that they are pinned to.
+"""
+
+import argparse
+import csv
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.models import get_pretrained_cfg
+
+import jeffnet
+from jeffnet.create import parameter_count, plan, policy_of
+from jeffnet.models.table import table
+from tools.efficientnet_table import multiply_adds
+from tools.keras_table import MODELS, write
+
+PAPERS = {'densenet': 'arXiv:1608.06993'}  # by family file; all of timm's networks that its VARIANTS reach
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('results', type=Path, help='results-imagenet.csv')
+    rows = csv.DictReader(parser.parse_args().results.read_text().splitlines())
+    measured = {(row['model'], int(row['img_size'])): row for row in rows}
+    for file in PAPERS:
+        path = MODELS / f'{file}.json'
+        entries = json.loads(path.read_text())
+        pinned = {e['timm']: e['weights'] for name, e in entries.items() if name == f'pt_{e["timm"]}'}
+        fresh = {}
+        for arch in importlib.import_module(f'jeffnet.models.{file}').VARIANTS:
+            if timm.is_model(arch):
+                for name, weights in names(arch, pinned.get(arch)).items():
+                    fresh[name] = entry(file, arch, weights, measured)
+        write(path, fresh | {name: old for name, old in entries.items() if not name.startswith('pt_')})
+        table.cache_clear()
+        count(path, fresh)
+
+
+def names(arch: str, pinned: str | None) -> dict[str, str | None]:
+    """Our names of an architecture's weights: the bare one for the pinned tag, timm's first unless there is one."""
+    every = timm.list_pretrained(f'{arch}.*') or timm.list_pretrained(arch)
+    default = f'{arch}.{get_pretrained_cfg(arch).tag}' if every else None
+    first = pinned or default
+    return {f'pt_{arch}': first} | {f'pt_{weights}': weights for weights in sorted(every) if weights != first}
+
+
+def entry(file: str, arch: str, weights: str | None, measured: dict) -> dict[str, Any]:
+    """An entry of the table, not counted yet."""
+    config = get_pretrained_cfg(weights or arch)
+    paper = config.paper_ids or PAPERS[file]
+    _, height, width = config.input_size
+    row = measured.get((weights, height))
+    top1, top5 = (float(row[key]) if row else None for key in ('top1', 'top5'))
+    return {
+        'family': file, 'arch': arch, 'flavour': 'pt', 'options': {}, 'parameters': 0, 'multiply_adds': 0,
+        'input_size': [height, width, 3], 'crop_pct': config.crop_pct, 'interpolation': config.interpolation,
+        'mean': list(config.mean), 'std': list(config.std), 'preprocessing': 'pil', 'weights': weights, 'timm': arch,
+        'licence': config.license, 'paper': paper, 'top1': top1, 'top5': top5,
+        'top_image_size': height if row else None, 'drop_rate': 0.0,
+    }  # fmt: skip
+
+
+def count(path: Path, fresh: dict[str, dict]) -> None:
+    """Writes the parameters and multiply-adds of new entries."""
+    entries = json.loads(path.read_text())
+    for name in fresh:
+        entries[name]['parameters'] = parameter_count(plan(name).block, policy_of(jeffnet.model_info(name)))
+        entries[name]['multiply_adds'] = multiply_adds(name)
+    write(path, entries)
+    table.cache_clear()
+
+
+if __name__ == '__main__':
+    main()
