@@ -166,8 +166,18 @@ def has_positions(name: str) -> bool:
     return hasattr(definition(jeffnet.model_info(name)), 'POSITION_TABLES')
 
 
+def judged_by_keras(name: str) -> bool:
+    """Whether Keras is a name's reference; for Keras' ResNet-RS, which Keras 3 left out, it is timm."""
+    info = jeffnet.model_info(name)
+    return info.keras is not None and info.timm == name
+
+
 def sizes_of(name: str) -> tuple[tuple[int, int], ...]:
     """The image sizes, (height, width), at which a name is compared."""
+    if judged_by_keras(name):
+        from benchmarks import keras_reference
+
+        return keras_reference.sizes_of(name)
     return PATCH_SIZES if has_positions(name) else SIZES
 
 
@@ -186,7 +196,7 @@ def compare_sizes(name: str, model: torch.nn.Module, weights: Path, sizes: Sizes
 def prove(name: str, sizes: Sizes = ()) -> list[dict]:
     """The rows of one name, of all sizes unless some are given."""
     info = jeffnet.model_info(name)
-    if info.timm == name:  # timm has no such network
+    if judged_by_keras(name):
         return prove_against_keras(name, sizes)
     with tempfile.TemporaryDirectory() as folder:
         model = reference(name)
@@ -204,7 +214,7 @@ def prove_against_keras(name: str, sizes: Sizes = ()) -> list[dict]:
     from benchmarks import keras_reference
 
     rows: list[dict] = []
-    for size, kind in zip(sizes or keras_reference.sizes_of(name), itertools.cycle(keras_reference.FORMATS)):
+    for size, kind in zip(sizes or sizes_of(name), itertools.cycle(keras_reference.FORMATS)):
         judge = keras_reference.Judge(name, size)
         with tempfile.TemporaryDirectory() as folder:
             compare_in = partial(compare, name, judge, keras_reference.save(judge.model, Path(folder), kind), (size,))

@@ -1,8 +1,6 @@
 """The EfficientNet family: every name against timm's names and shapes, and each keyword of the contract."""
 
 import copy
-import csv
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,13 +12,10 @@ import torch
 import jeffnet
 from benchmarks import parity
 from jeffnet.core.block import State, declarations
-from jeffnet.create import parameter_count, plan
-from jeffnet.weights.names import translate
-from jeffnet.weights.stored import StoredArray
+from jeffnet.create import plan
 from tools import efficientnet_table
 
-NAMES = [name for name in jeffnet.list_models() if not name.startswith('keras_')]  # those are in test_keras.py
-RESULTS = Path(__file__).parent.parent / 'results' / 'parity.csv'
+NAMES = [name for name in jeffnet.list_models('[pt]*') if jeffnet.model_info(name).file == 'efficientnet']
 
 
 def made(name, framework='linen', **options):
@@ -34,40 +29,10 @@ def made(name, framework='linen', **options):
 
 
 def test_the_table_has_the_79_names_of_the_predecessor_and_mnasnet_small():
-    ours = [name for name in NAMES if jeffnet.model_info(name).file == 'efficientnet']
-    assert len(ours) == 80 and 'pt_mnasnet_small' in ours
-    assert len(set(ours) & set(jeffnet.list_models(pretrained=True))) == 71
+    assert len(NAMES) == 80 and 'pt_mnasnet_small' in NAMES
+    assert len(set(NAMES) & set(jeffnet.list_models(pretrained=True))) == 71
     assert jeffnet.list_models('tf_efficientnet_b?_ns') == [f'tf_efficientnet_b{i}_ns' for i in range(8)]
     assert jeffnet.list_models(family='fbnetc') == ['pt_fbnetc_100']
-
-
-@pytest.mark.parametrize('name', NAMES)
-def test_variables_are_those_of_timm_by_name_and_shape(name):
-    info, chosen = jeffnet.model_info(name), plan(name)
-    with torch.device('meta'):
-        theirs = timm.create_model(info.timm)
-    ours = declarations(chosen.block, chosen.policy)
-    arrays = {k: StoredArray(tuple(v.shape), np.dtype('float32'), v.numpy) for k, v in theirs.state_dict().items()}
-    found = translate('pytorch', arrays, info, chosen.block, chosen.policy)
-    assert {k: v.shape for k, v in found.flat.items()} == {k: v.shape for k, v in ours.items()}
-    assert not found.unexpected
-    assert parameter_count(chosen.block) == info.parameters == sum(p.numel() for p in theirs.parameters())
-
-
-@pytest.mark.parametrize('name', NAMES)
-def test_the_committed_table_of_results_proves_the_name(name):
-    rows = [row for row in csv.DictReader(RESULTS.read_text().splitlines()) if row['name'] == name]
-    float32 = {(row['framework'], row['size']) for row in rows if row['dtype'] == 'float32'}
-    assert float32 == {(f, 'x'.join(map(str, s))) for f in jeffnet.FRAMEWORKS for s in parity.sizes_of(name)}
-    assert {row['ok'] for row in rows} == {'True'}
-
-
-@pytest.mark.parametrize('name', sorted(set(NAMES) & set(jeffnet.list_models(pretrained=True))))
-def test_the_pinned_weights_exist_in_timm_with_the_same_preprocessing(name):
-    info = jeffnet.model_info(name)
-    config = timm.get_pretrained_cfg(info.weights)
-    assert config.tag == info.tag
-    assert (tuple(config.mean), tuple(config.std), config.interpolation) == (info.mean, info.std, info.interpolation)
 
 
 def test_tags_and_prefixes_name_the_same_weights():

@@ -1,7 +1,10 @@
-"""timm's networks beyond the first families: the variables of every name, the arithmetic of small networks."""
+"""Every name against timm's variables, facts and the committed proof; the arithmetic of small networks."""
 
+import csv
 import dataclasses
-from functools import cache, partial
+import itertools
+from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +15,18 @@ from timm.models import densenet as timm_densenet
 import jeffnet
 from benchmarks import parity
 from jeffnet.core.block import declarations
-from jeffnet.create import plan
+from jeffnet.create import parameter_count, plan
 from jeffnet.models import densenet, table
-from jeffnet.weights.names import TO_TORCH, timm_names
+from jeffnet.weights.names import translate
+from jeffnet.weights.stored import StoredArray
 
-FAMILIES = ('densenet',)
-NAMES = [name for family in FAMILIES for name in jeffnet.list_models('pt_*', family=family)]
+NAMES = [name for name in jeffnet.list_models() if not name.startswith('keras_')]  # those are in test_keras.py
+GENERATED = jeffnet.list_models('pt_*', family='densenet')  # by tools/timm_table.py
+RESULTS = Path(__file__).parents[1] / 'results' / 'parity.csv'
+PARITY = {
+    name: list(rows)
+    for name, rows in itertools.groupby(csv.DictReader(RESULTS.read_text().splitlines()), lambda row: row['name'])
+}
 SIZE = (66, 47)  # an even and an odd side
 # Our network, the published one whose entry in the table it takes, and timm's: structures as they are, small.
 SMALL = {
@@ -43,35 +52,53 @@ def register(name: str) -> table.ModelInfo:
     return info
 
 
-@cache
-def shapes_of_timm(architecture: str) -> dict[str, tuple[int, ...]]:
-    """The arrays of timm's network, which takes no memory."""
-    with torch.device('meta'):
-        state = timm.create_model(architecture).state_dict()
-    return {name: tuple(array.shape) for name, array in state.items() if 'num_batches_tracked' not in name}
+# ------------------------------------------------------------------------------------------------------- all names
 
 
 @pytest.mark.parametrize('name', NAMES)
-def test_variables_and_facts_are_those_of_timm(name):
+def test_variables_are_those_of_timm_by_name_and_shape(name):
     info, chosen = jeffnet.model_info(name), plan(name)
-    names = timm_names(chosen.block, chosen.policy, table.definition(info).WEIGHT_NAMES)
-    shapes = {}
-    for flat, declared in declarations(chosen.block, chosen.policy).items():
-        order = TO_TORCH.get(len(declared.shape)) if flat.endswith('kernel') else None
-        shapes[names[flat]] = tuple(declared.shape[i] for i in order) if order else declared.shape
-    assert shapes == shapes_of_timm(info.timm)
+    with torch.device('meta'):
+        theirs = timm.create_model(info.timm)
+    ours = declarations(chosen.block, chosen.policy)
+    arrays = {k: StoredArray(tuple(v.shape), np.dtype('float32'), v.numpy) for k, v in theirs.state_dict().items()}
+    found = translate('pytorch', arrays, info, chosen.block, chosen.policy)
+    assert {k: v.shape for k, v in found.flat.items()} == {k: v.shape for k, v in ours.items()}
+    assert not found.unexpected
+    assert parameter_count(chosen.block) == info.parameters == sum(p.numel() for p in theirs.parameters())
+
+
+@pytest.mark.parametrize('name', sorted(set(NAMES) & set(jeffnet.list_models(pretrained=True))))
+def test_the_pinned_weights_exist_in_timm_with_the_same_preprocessing(name):
+    info = jeffnet.model_info(name)
+    config = timm.get_pretrained_cfg(info.weights)
+    assert config.tag == info.tag
+    assert (tuple(config.mean), tuple(config.std), config.interpolation) == (info.mean, info.std, info.interpolation)
+
+
+@pytest.mark.parametrize('name', GENERATED)
+def test_facts_are_those_of_timm(name):
+    info = jeffnet.model_info(name)
     config = timm.get_pretrained_cfg(info.weights or info.timm)
     assert (info.input_size, info.crop_pct) == ((*config.input_size[1:], 3), config.crop_pct)
-    assert (info.mean, info.std, info.interpolation) == (config.mean, config.std, config.interpolation)
-    assert info.tag == (config.tag if info.weights else None)
     assert info.licence == config.license and (info.top1 or 0) <= (info.top5 or 0)
 
 
 def test_every_tag_of_timm_is_a_name():
-    for name in NAMES:
-        arch = jeffnet.model_info(name).timm
-        for weights in timm.list_pretrained(f'{arch}.*'):
+    for name in GENERATED:
+        for weights in timm.list_pretrained(f'{jeffnet.model_info(name).timm}.*'):
             assert jeffnet.model_info(f'pt_{weights}').weights == weights
+
+
+@pytest.mark.parametrize('name', jeffnet.list_models())
+def test_the_committed_table_of_results_proves_the_name(name):
+    rows = PARITY[name]
+    float32 = {(row['framework'], row['size']) for row in rows if row['dtype'] == 'float32'}
+    assert float32 == {(f, 'x'.join(map(str, s))) for f in jeffnet.FRAMEWORKS for s in parity.sizes_of(name)}
+    assert {row['ok'] for row in rows} == {'True'}
+
+
+# ---------------------------------------------------------------------------------------------------------- identity
 
 
 @pytest.mark.parametrize('name', SMALL)
