@@ -119,9 +119,9 @@ def spread(logits: np.ndarray) -> float:
     return float(np.sqrt(np.mean((logits - logits.mean(0)) ** 2)))
 
 
-def frameworks(name: str, weights: Path, **options):
+def frameworks(name: str, weights: Path, only: Sequence[str] = jeffnet.FRAMEWORKS, **options):
     """(framework, function from images to logits) of the model in each framework."""
-    for framework in jeffnet.FRAMEWORKS:
+    for framework in only:
         made = jeffnet.create_model(name, framework, weights=weights, **options)
         yield framework, jeffnet.predictor(*made) if framework == 'linen' else jeffnet.predictor(made)
 
@@ -181,20 +181,20 @@ def sizes_of(name: str) -> tuple[tuple[int, int], ...]:
     return PATCH_SIZES if has_positions(name) else SIZES
 
 
-def compare_sizes(name: str, model: torch.nn.Module, weights: Path, sizes: Sizes, dtype=np.float32) -> list[dict]:
+def compare_sizes(name: str, model: torch.nn.Module, weights: Path, sizes: Sizes, **options) -> list[dict]:
     """The rows of all image sizes; for each, both sides make a network with a position table anew and resample it."""
     if not has_positions(name):
-        return compare(name, model, weights, sizes, dtype)
+        return compare(name, model, weights, sizes, **options)
     rows = []
     for size in sizes:
         resized = copy.deepcopy(model).float()
         resized.set_input_size(size)
-        rows += compare(name, resized, weights, (size,), dtype, image_size=size)
+        rows += compare(name, resized, weights, (size,), image_size=size, **options)
     return rows
 
 
 def prove(name: str, sizes: Sizes = ()) -> list[dict]:
-    """The rows of one name, of all sizes unless some are given."""
+    """The rows of one name, of all sizes unless some are given; in float64, where that is needed, of the first."""
     info = jeffnet.model_info(name)
     if judged_by_keras(name):
         return prove_against_keras(name, sizes)
@@ -203,36 +203,42 @@ def prove(name: str, sizes: Sizes = ()) -> list[dict]:
         if info.options.get('stride_in_projection'):
             move_stride_to_projection(model)
         weights = save_weights(model, Path(folder) / 'model.safetensors')
-        compare_in = partial(compare_sizes, name, model, weights, sizes or sizes_of(name))
-        rows = in_float64_too(compare_in, deep=info.arch.split('_')[-1] in DEEP)
+        sizes = sizes or sizes_of(name)
+        rows = compare_sizes(name, model, weights, sizes)
+        if info.arch.split('_')[-1] in DEEP or coarse(rows):
+            rows += in_float64(partial(compare_sizes, name, model, weights, sizes[:1]))
     jax.clear_caches()
     return rows
 
 
 def prove_against_keras(name: str, sizes: Sizes = ()) -> list[dict]:
-    """The rows of a name of Keras Applications, whose networks are made for one size each; float64 at the first."""
+    """The rows of a name of Keras Applications, whose networks are made for one size each."""
     from benchmarks import keras_reference
 
     rows: list[dict] = []
     for size, kind in zip(sizes or sizes_of(name), itertools.cycle(keras_reference.FORMATS)):
         judge = keras_reference.Judge(name, size)
         with tempfile.TemporaryDirectory() as folder:
-            compare_in = partial(compare, name, judge, keras_reference.save(judge.model, Path(folder), kind), (size,))
-            rows += compare_in(np.float32) if rows else in_float64_too(compare_in)
+            weights, first = keras_reference.save(judge.model, Path(folder), kind), not rows
+            rows += compare(name, judge, weights, (size,))
+            if first and coarse(rows):
+                rows += in_float64(partial(compare, name, judge, weights, (size,)))
     jax.clear_caches()
     return rows
 
 
-def in_float64_too(compare_in: Callable[[type], list[dict]], deep: bool = False) -> list[dict]:
-    """The rows in float32, and in float64 for deep networks and wherever float32 is too coarse to tell."""
-    rows = compare_in(np.float32)
-    if deep or any(float(row['bar']) > BAR32 for row in rows):
-        jax.config.update('jax_enable_x64', True)
-        try:
-            rows += compare_in(np.float64)
-        finally:
-            jax.config.update('jax_enable_x64', False)
-    return rows
+def coarse(rows: list[dict]) -> bool:
+    """Whether float32 is too coarse to tell, so that float64 has to show the identity."""
+    return any(float(row['bar']) > BAR32 for row in rows)
+
+
+def in_float64(compare_in: Callable[..., list[dict]]) -> list[dict]:
+    """The rows in float64, of one framework: in float32 it is seen that all three compute the same."""
+    jax.config.update('jax_enable_x64', True)
+    try:
+        return compare_in(dtype=np.float64, only=jeffnet.FRAMEWORKS[:1])
+    finally:
+        jax.config.update('jax_enable_x64', False)
 
 
 def pattern(text: str) -> str:
