@@ -7,6 +7,7 @@ that are in a table keep the tag that they are pinned to.
 
 import argparse
 import csv
+import fnmatch
 import importlib
 import json
 from pathlib import Path
@@ -21,15 +22,21 @@ from jeffnet.models.table import table
 from tools.efficientnet_table import multiply_adds
 from tools.keras_table import MODELS, write
 
-PAPERS = {'densenet': 'arXiv:1608.06993'}  # by family file; all of timm's networks that its VARIANTS reach
+# By family file, all of whose VARIANTS that timm has become names: the paper where timm states none, and, by pattern of
+# the architecture (the first that matches), its family if that is not the file, and what differs from the policy.
+FAMILIES: dict[str, dict[str, Any]] = {
+    'densenet': {'paper': 'arXiv:1608.06993'},
+}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('results', type=Path, help='results-imagenet.csv')
-    rows = csv.DictReader(parser.parse_args().results.read_text().splitlines())
+    parser.add_argument('families', nargs='*', default=list(FAMILIES), help='all unless some are given')
+    args = parser.parse_args()
+    rows = csv.DictReader(args.results.read_text().splitlines())
     measured = {(row['model'], int(row['img_size'])): row for row in rows}
-    for file in PAPERS:
+    for file in args.families:
         path = MODELS / f'{file}.json'
         entries = json.loads(path.read_text())
         pinned = {e['timm']: e['weights'] for name, e in entries.items() if name == f'pt_{e["timm"]}'}
@@ -53,18 +60,24 @@ def names(arch: str, pinned: str | None) -> dict[str, str | None]:
 
 def entry(file: str, arch: str, weights: str | None, measured: dict) -> dict[str, Any]:
     """An entry of the table, not counted yet."""
-    config = get_pretrained_cfg(weights or arch)
-    paper = config.paper_ids or PAPERS[file]
+    config, family = get_pretrained_cfg(weights or arch), FAMILIES[file]
     _, height, width = config.input_size
     row = measured.get((weights, height))
     top1, top5 = (float(row[key]) if row else None for key in ('top1', 'top5'))
     return {
-        'family': file, 'arch': arch, 'flavour': 'pt', 'options': {}, 'parameters': 0, 'multiply_adds': 0,
+        'family': of_pattern(family.get('family', {}), arch) or file, 'arch': arch, 'flavour': 'pt', 'options': {},
+        'parameters': 0, 'multiply_adds': 0,
         'input_size': [height, width, 3], 'crop_pct': config.crop_pct, 'interpolation': config.interpolation,
         'mean': list(config.mean), 'std': list(config.std), 'preprocessing': 'pil', 'weights': weights, 'timm': arch,
-        'licence': config.license, 'paper': paper, 'top1': top1, 'top5': top5,
+        'licence': config.license, 'paper': config.paper_ids or family['paper'], 'top1': top1, 'top5': top5,
         'top_image_size': height if row else None, 'drop_rate': 0.0,
+        'policy': of_pattern(family.get('policy', {}), arch) or {},
     }  # fmt: skip
+
+
+def of_pattern(values: dict[str, Any], arch: str) -> Any:
+    """The value of the first pattern that matches, or None."""
+    return next((value for pattern, value in values.items() if fnmatch.fnmatchcase(arch, pattern)), None)
 
 
 def count(path: Path, fresh: dict[str, dict]) -> None:

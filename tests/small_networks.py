@@ -1,0 +1,53 @@
+"""Small networks of a family beside timm's of the same structure: proof of arithmetic in seconds, not minutes."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+
+import jeffnet
+from benchmarks import parity
+from jeffnet.models import table
+
+SIZE = (66, 47)  # an even and an odd side
+
+
+def register(name: str, variant: Callable, like: str) -> table.ModelInfo:
+    """Puts a small network, which takes the table's entry of a published one, into this process's table of models."""
+    info = dataclasses.replace(table.model_info(like), name=name, arch=name)
+    table.definition(info).VARIANTS[name] = variant
+    table.table()[name] = info
+    return info
+
+
+def faults(name: str, variant: Callable, like: str, theirs: Callable, folder: Path, size=SIZE, **options: Any) -> list:
+    """The rows of the comparison with timm's network, made by `theirs(num_classes=10)`, that are outside the bar."""
+    register(name, variant, like)
+    network = parity.randomise(theirs(num_classes=10), max(size))
+    weights = parity.save_weights(network, folder / 'model.safetensors')
+    rows = parity.compare(name, network, weights, (size,), num_classes=10, **options)
+    assert len(rows) == len(jeffnet.FRAMEWORKS)
+    return [row for row in rows if not row['ok']]
+
+
+def feature_faults(name: str, folder: Path, size=SIZE) -> list:
+    """What differs between a name's feature maps or their description and those of timm's `features_only`."""
+    network = parity.reference(name)
+    weights = parity.save_weights(network, folder / 'model.safetensors')
+    theirs = timm.create_model(jeffnet.model_info(name).timm, features_only=True).eval()
+    arrays = zip(theirs.state_dict(), network.state_dict().values(), strict=False)  # the same order, other names
+    theirs.load_state_dict(dict(arrays))
+    x = parity.images(size)
+    with torch.no_grad():
+        expected = [level.permute(0, 2, 3, 1).numpy() for level in theirs(torch.from_numpy(x).permute(0, 3, 1, 2))]
+    model = jeffnet.create_model(name, 'nnx', weights=weights, features_only=True)
+    found = [np.asarray(level) for level in jeffnet.predictor(model)(x)]
+    assert [level.shape for level in found] == [level.shape for level in expected]
+    errors = [np.abs(a - b).max() / parity.spread(b) for a, b in zip(found, expected, strict=True)]
+    kept = ('num_chs', 'reduction', 'module')
+    rows = zip(errors, model.feature_info, theirs.feature_info.get_dicts(), strict=True)
+    return [row for row in rows if row[0] > parity.BAR32 or any(row[1][k] != row[2][k] for k in kept)]
