@@ -26,10 +26,8 @@ UNMEASURED = {  # names that `make parity` has not run yet
     *('keras_convnext_large', 'keras_convnext_xlarge', 'keras_efficientnet_b6', 'keras_efficientnet_b7'),
     *('keras_resnetrs270', 'keras_resnetrs350', 'keras_resnetrs420', 'keras_vgg16', 'keras_vgg19'),
     *('pt_densenet121', 'pt_densenet121.tv_in1k', 'pt_densenet161', 'pt_densenet169', 'pt_densenet201'),
-    'pt_densenet264d',
-    'keras_efficientnet_b4',
-    'keras_efficientnet_b5',
-    *('keras_efficientnet_v2_l', 'keras_efficientnet_v2_m'),  # float64 at the second size is missing
+    *('pt_densenet264d', 'keras_efficientnet_b4', 'keras_efficientnet_b5', 'keras_efficientnet_v2_l'),
+    'keras_efficientnet_v2_m',
 }
 RESULTS = Path(__file__).parents[1] / 'results' / 'parity.csv'
 PARITY = {
@@ -47,9 +45,6 @@ SMALL = {
     'pt_small_densenet_d': (
         partial(densenet.DenseNet, (2, 3), growth=8, deep_stem=True),
         'pt_densenet264d',
-        'keras_efficientnet_b4',
-        'keras_efficientnet_b5',
-        *('keras_efficientnet_v2_l', 'keras_efficientnet_v2_m'),  # float64 at the second size is missing
         partial(timm_densenet.DenseNet, growth_rate=8, block_config=(2, 3), stem_type='deep'),
     ),
 }
