@@ -46,6 +46,7 @@ BATCH = 4
 DEEP = ('b6', 'b7', 'b8', 'l2')  # so ill-conditioned in float32 that float64 has to show the identity
 FIELDS = ('name', 'framework', 'size', 'dtype', 'error', 'between_frameworks', 'floor', 'bar', 'seconds', 'ok')
 BAR32, BAR64, BAR_FRAMEWORKS = 2e-4, 1e-8, 1e-6
+HOPELESS = 1e-2  # a bar in float32 that alone says nothing
 
 
 def reference(name: str, **options) -> torch.nn.Module:
@@ -194,7 +195,10 @@ def compare_sizes(name: str, model: torch.nn.Module, weights: Path, sizes: Sizes
 
 
 def prove(name: str, sizes: Sizes = ()) -> list[dict]:
-    """The rows of one name, of all sizes unless some are given; in float64, where that is needed, of the first."""
+    """The rows of one name, of all sizes unless some are given; in float64, where float32 cannot tell, of the first.
+
+    Of other sizes too where their float32 says nothing at all.
+    """
     info = jeffnet.model_info(name)
     if judged_by_keras(name):
         return prove_against_keras(name, sizes)
@@ -206,7 +210,8 @@ def prove(name: str, sizes: Sizes = ()) -> list[dict]:
         sizes = sizes or sizes_of(name)
         rows = compare_sizes(name, model, weights, sizes)
         if info.arch.split('_')[-1] in DEEP or coarse(rows):
-            rows += in_float64(partial(compare_sizes, name, model, weights, sizes[:1]))
+            hopeless = any(coarse([row], HOPELESS) for row in rows)
+            rows += in_float64(partial(compare_sizes, name, model, weights, sizes if hopeless else sizes[:1]))
     jax.clear_caches()
     return rows
 
@@ -220,16 +225,17 @@ def prove_against_keras(name: str, sizes: Sizes = ()) -> list[dict]:
         judge = keras_reference.Judge(name, size)
         with tempfile.TemporaryDirectory() as folder:
             weights, first = keras_reference.save(judge.model, Path(folder), kind), not rows
-            rows += compare(name, judge, weights, (size,))
-            if first and coarse(rows):
+            new = compare(name, judge, weights, (size,))
+            rows += new
+            if coarse(new, BAR32 if first else HOPELESS):
                 rows += in_float64(partial(compare, name, judge, weights, (size,)))
     jax.clear_caches()
     return rows
 
 
-def coarse(rows: list[dict]) -> bool:
+def coarse(rows: list[dict], bar: float = BAR32) -> bool:
     """Whether float32 is too coarse to tell, so that float64 has to show the identity."""
-    return any(float(row['bar']) > BAR32 for row in rows)
+    return any(float(row['bar']) > bar for row in rows)
 
 
 def in_float64(compare_in: Callable[..., list[dict]]) -> list[dict]:

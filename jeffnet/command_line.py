@@ -67,7 +67,7 @@ def at_least(least: int) -> Callable[[str], int]:
     """Reads a whole number that is not below `least`."""
 
     def convert(text: str) -> int:
-        if not text.isdecimal() or int(text) < least:
+        if not text.removeprefix('-').isdecimal() or int(text) < least:
             raise argparse.ArgumentTypeError(f'{text!r} is not a whole number, {least} or more')
         return int(text)
 

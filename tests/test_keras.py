@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import timm
 
 import jeffnet
 from benchmarks import keras_reference, parity
@@ -35,7 +36,8 @@ SMALLEST = {
     'keras_inception_resnet_v2': (75, 81),
 }  # fmt: skip
 SIZE = SMALLEST['keras_mobilenet_v2_035']
-BUILT = [name for name in NAMES if jeffnet.model_info(name).parameters < 30e6]  # Keras takes seconds for larger ones
+# Keras takes seconds for larger ones.
+BUILT = [name for name in NAMES if jeffnet.model_info(name).parameters < 30e6 or name == 'keras_vgg16']
 TINY = 'keras_mobilenet_v2_035'
 
 
@@ -70,7 +72,7 @@ def test_layers_and_facts_are_those_of_keras(name):
     arrays = {n: np.empty(d.shape) for n, d in declared.items()}
     found = {}
     for layer_name, _, own in keras_names.to_keras(info, plan(name).block, plan(name).policy, arrays):
-        found.setdefault(layer_name, []).extend(array.shape for array in own)
+        found.setdefault(layer_name, []).extend(array.shape for array in own.values())
     assert found == theirs
     assert sorted(n for layer in ours for n in layer.variables.values() if n) == sorted(declared)
     places = keras_file.places_of({'config': {'layers': [
@@ -106,10 +108,16 @@ def test_the_smallest_of_each_family(name, tmp_path):
     maps = keras_reference.feature_maps(judge.model, x)
     places = [place_of(np.asarray(level), maps, bar) for level in jeffnet.predictor(model)(x)]
     assert places == sorted(places)
-    back = jeffnet.save_weights(jeffnet.create_model(name, 'objax', weights=path), tmp_path / 'back.weights.h5')
-    fresh = judge.rebuild()
-    fresh.load_weights(back)
-    assert all(np.array_equal(a, b) for a, b in zip(fresh.get_weights(), judge.model.get_weights(), strict=True))
+    made = jeffnet.create_model(name, 'objax', weights=path)
+    for kind in ('weights.h5', 'h5'):  # of Keras 3 and Keras 2
+        fresh = judge.rebuild()
+        fresh.load_weights(jeffnet.save_weights(made, tmp_path / f'back.{kind}'))
+        assert all(np.array_equal(a, b) for a, b in zip(fresh.get_weights(), judge.model.get_weights(), strict=True))
+    loaded = jeffnet.flat_variables(made)
+    for kind in keras_reference.FORMATS:
+        path = keras_reference.save(judge.model, tmp_path, kind)
+        flat = jeffnet.flat_variables(jeffnet.create_model(name, weights=path)[1])
+        assert all(np.array_equal(flat[variable], array) for variable, array in loaded.items())
 
 
 def place_of(level: np.ndarray, maps: list[np.ndarray], bar: float) -> int:
@@ -119,7 +127,7 @@ def place_of(level: np.ndarray, maps: list[np.ndarray], bar: float) -> int:
     return int(np.argmin(errors))
 
 
-def test_resnet_rs_of_keras_2(tmp_path, monkeypatch):
+def test_resnet_rs_of_keras_2(tmp_path):
     """Keras 3 left ResNet-RS out; Keras 2 has it, which shares no process with Keras 3."""
     subprocess.run([sys.executable, '-m', 'benchmarks.tf_keras_reference', str(tmp_path)], check=True, cwd=ROOT)
     judged = np.load(tmp_path / 'logits.npz')
@@ -143,14 +151,6 @@ def test_files_without_names_of_layers(judge, weights):
 # ----------------------------------------------------------------------------------------------------------- way back
 
 
-def test_keras_loads_what_we_write(judge, weights, tmp_path):
-    module, variables = jeffnet.create_model(TINY, weights=weights)
-    path = jeffnet.save_weights(module, tmp_path / 'back.weights.h5', variables)
-    fresh = keras_reference.build(TINY, SIZE, drawn=False)
-    fresh.load_weights(path)
-    assert all(np.array_equal(a, b) for a, b in zip(fresh.get_weights(), judge.model.get_weights(), strict=True))
-
-
 def test_the_command_translates_both_ways(judge, weights, tmp_path, capsys):
     ours = tmp_path / 'ours.safetensors'
     assert keras_command.main(['--model', TINY, '--weights', str(weights), '--output', str(ours)]) == 0
@@ -161,8 +161,8 @@ def test_the_command_translates_both_ways(judge, weights, tmp_path, capsys):
     first, second = (files.read(path).arrays for path in (weights, back))
     assert first.keys() == second.keys() and all(np.array_equal(first[k].read(), second[k].read()) for k in first)
     capsys.readouterr()
-    assert keras_command.main(['--model', TINY, '--output', str(ours), '--num-classes', '0']) == 2
-    assert "'0' is not a whole number, 1 or more" in capsys.readouterr().err
+    assert keras_command.main(['--model', TINY, '--output', str(ours), '--num-classes', '-2']) == 2
+    assert "'-2' is not a whole number, -1 or more" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------------------------------------- bad files
@@ -173,6 +173,65 @@ def test_another_architecture_is_refused(weights):
         jeffnet.create_model('keras_mobilenet_v2', weights=weights)
     with pytest.raises(ValueError, match='of a network that pads as Keras does'):
         jeffnet.create_model('pt_mobilenetv2_100', weights=weights)
+
+
+def test_no_tensor_is_left_out(weights, judge, tmp_path):
+    """Arrays within a layer, of the model itself, or a second one for the same variable are unexpected, not ignored."""
+    with h5py.File(weights, 'a') as file:
+        file['layers/conv2d/inner/vars/0'] = np.zeros(3, np.float32)
+        file.require_group('vars')['0'] = np.zeros(3, np.float32)
+    with pytest.raises(ValueError, match=r'2 unexpected in the file(.|\n)*Conv1/inner/vars/0(.|\n)*vars/0'):
+        jeffnet.create_model(TINY, weights=weights)
+    path = keras_reference.save(judge.model, tmp_path, 'hosted')
+    with h5py.File(path, 'a') as file:
+        names = keras_file.listed(file, 'layer_names') or []
+        file.attrs['layer_names'] = [name.encode() for name in (*names, 'CONV1')]
+        file['CONV1'] = file['Conv1']
+    with pytest.raises(ValueError, match=r'1 unexpected in the file(.|\n)*CONV1/kernel'):
+        jeffnet.create_model(TINY, weights=path)
+
+
+def test_names_with_a_word_before_them(judge, tmp_path):
+    path = keras_reference.save(judge.model, tmp_path, 'hosted')
+    plain = jeffnet.flat_variables(jeffnet.create_model(TINY, weights=path)[1])
+    with h5py.File(path, 'a') as file:
+        names = [name for name in keras_file.listed(file, 'layer_names') or [] if len(file[name])]
+        for name in names:
+            file.move(name, f'encoder_{name}')
+        file.attrs['layer_names'] = [f'encoder_{name}'.encode() for name in names]
+    found = jeffnet.flat_variables(jeffnet.create_model(TINY, weights=path)[1])
+    assert all(np.array_equal(found[name], array) for name, array in plain.items())
+
+
+@pytest.mark.parametrize('classes', [-1, 0, 5])
+def test_files_without_a_head(judge, classes, tmp_path, caplog):
+    model = jeffnet.create_model(TINY, 'nnx', num_classes=-1, weights=keras_reference.save(judge.model, tmp_path, 'h5'))
+    path = jeffnet.save_weights(model, tmp_path / 'notop.weights.h5')
+    fresh = keras_reference.build(TINY, SIZE, drawn=False, include_top=False)
+    fresh.load_weights(path)
+    body = judge.model.get_weights()[:-2]
+    assert all(np.array_equal(a, b) for a, b in zip(fresh.get_weights(), body, strict=True))
+    with pytest.raises(ValueError, match='it has no classifier: pass num_classes=-1'):
+        jeffnet.create_model(TINY, weights=path)
+    jeffnet.create_model(TINY, num_classes=classes, weights=path)
+    assert ('a fresh classifier of 5 classes' in caplog.text) == (classes == 5)
+
+
+def test_other_channels(judge, tmp_path):
+    """The layers that normalise an image have its channels; a file of others is not fitted unless asked for."""
+    model = keras_reference.build('keras_efficientnet_b0', SIZE, drawn=False, input_shape=(*SIZE, 1))
+    path = keras_reference.save(model, tmp_path, 'weights.h5')
+    made = jeffnet.create_model('keras_efficientnet_b0', 'nnx', weights=path, in_chans=1)
+    model.load_weights(jeffnet.save_weights(made, tmp_path / 'back.weights.h5'))
+    arguments = ['--model', 'EfficientNetB0', '--weights', str(path), '--output', str(tmp_path / 'x.safetensors')]
+    assert keras_command.main(arguments) == 2 and keras_command.main([*arguments, '--in-chans', '1']) == 0
+
+
+def test_files_of_timms_other_network_are_refused(tmp_path):
+    network = timm.create_model('mobilenetv2_035')
+    path = parity.save_weights(network, tmp_path / 'timm.safetensors')
+    with pytest.raises(ValueError, match='of a network that pads as PyTorch does'):
+        jeffnet.create_model(TINY, weights=path)
 
 
 def test_shuffled_layers_are_refused(judge, tmp_path):

@@ -21,6 +21,7 @@ def published(tmp_path, monkeypatch):
     path = tmp_path / 'server' / INFO.weights.removeprefix(f'{keras_download.HOST}/')
     path.parent.mkdir(parents=True)
     path.write_bytes(CONTENT)
+    monkeypatch.setattr(SimpleHTTPRequestHandler, 'log_message', lambda *_: None)  # it writes to standard error
     handler = partial(SimpleHTTPRequestHandler, directory=tmp_path / 'server')
     with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -50,6 +51,14 @@ def test_a_damaged_file_is_not_kept_and_a_damaged_cache_is_mended(published):
     with pytest.raises(ConnectionError, match=f'the checksum .*, not {INFO.checksum}; call again'):
         keras_download.fetch(INFO)
     assert cached() == []
+
+
+def test_a_page_in_the_place_of_a_file_without_a_checksum(published):
+    bare = dataclasses.replace(INFO, checksum=None)
+    with pytest.raises(ConnectionError, match='the file that came is no HDF5 file; call again'):
+        keras_download.fetch(bare)
+    published.write_bytes(keras_download.SIGNATURE + CONTENT)
+    assert keras_download.fetch(bare).stat().st_mode & 0o777 == published.stat().st_mode & 0o777
 
 
 def test_what_is_not_there_is_named(published, monkeypatch):

@@ -25,7 +25,7 @@ def test_the_lines_of_python(tmp_path):
 
 def test_the_commands_are_those_of_the_script():
     commands = [line for block in blocks('') for line in block.splitlines()]
-    assert len(commands) == 4
+    assert len(commands) == 5
     for command in commands:
         program, script, *arguments = shlex.split(command)
         assert (program, script) == ('python', 'translate_keras.py')

@@ -1,7 +1,7 @@
 """Writes the Keras entries of jeffnet/models/*.json: `python -m tools.keras_table` (needs keras).
 
 Constructors, addresses and checksums come from keras.applications itself, whose downloads are caught; parameters and
-multiply-adds are counted from our definitions. Accuracies are those of keras.io/api/applications.
+multiply-adds are counted from our definitions. Accuracies and licences are those of keras.io/api/applications.
 """
 
 import json
@@ -26,6 +26,11 @@ CENTRED = {'mean': [128 / 255] * 3, 'std': [128 / 255] * 3}  # x / 128 - 1
 CAFFE = {'mean': [value / 255 for value in (103.939, 116.779, 123.68)], 'std': [1 / 255] * 3}
 MODES = {'torch': IMAGENET, 'tf': UNIT, 'caffe': CAFFE, 'none': IMAGENET, 'centred': CENTRED}
 RESNET = {'padding': 'LIKE', 'bn_eps': 1.001e-5}
+# Of weights that Keras has from others, as its documentation says; of ResNetV2 it says nothing.
+LICENCES = {
+    'vgg_keras': 'cc-by-4.0', 'resnet_keras': 'mit', 'resnetv2_keras': None, 'densenet_keras': 'bsd-3-clause',
+    'convnext_keras': 'mit',
+}  # fmt: skip
 # Keras 3 has no ResNet-RS: size and md5 of the largest file of each, from tf_keras.
 RESNET_RS = {
     50: (160, '69d9d925319f00a8bdd4af23c04e4102'), 101: (192, 'eb285be29ab42cf4835ff20a5e3b5d23'),
@@ -259,7 +264,7 @@ def entry(
         'multiply_adds': 0, 'input_size': [side, side, 3], 'crop_pct': 0.875, 'interpolation': 'bilinear',
         **MODES[shared['mode']], 'preprocessing': f'keras-{shared["mode"]}', 'weights': address,
         'timm': arch if arch.startswith('resnetrs') else name,
-        'licence': 'apache-2.0', 'paper': shared['paper'], 'top1': top1, 'top5': top5,
+        'licence': LICENCES.get(shared['family'], 'apache-2.0'), 'paper': shared['paper'], 'top1': top1, 'top5': top5,
         'top_image_size': side if top1 else None,
         'drop_rate': 0.0, 'policy': shared['policy'], 'keras': constructor, 'keras_options': options,
         'checksum': checksum,

@@ -26,8 +26,9 @@ log = logging.getLogger('jeffnet')
 
 # Keywords of `create_model` that shape the network and that its root block holds.
 OPTIONS = ('num_classes', 'in_chans', 'output_stride', 'image_size')  # of the last two a network has one
-FOREIGN = (*TORCH_SUFFIXES, '.npz', '.npy', '.h5', '.keras', '.msgpack', '.onnx')  # what people may expect, and not get
-KERAS_SUFFIX = '.weights.h5'  # of the files that Keras 3 writes and reads
+# What people may expect, and not get.
+FOREIGN = (*TORCH_SUFFIXES, '.npz', '.npy', '.hdf5', '.keras', '.msgpack', '.onnx')
+KERAS_SUFFIX = '.h5'  # `.weights.h5` as Keras 3 writes it, else as Keras 2
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def save_weights(
 ) -> Path:
     """Writes a model in timm's names and layout: to a `.safetensors` file, or else to a folder with a `config.json`.
 
-    A path that ends in `.weights.h5` gets Keras' names and layout, which `load_weights` of Keras 3 reads.
+    A path that ends in `.weights.h5` gets the names and layout of Keras 3, another `.h5` those of Keras 2, for the
+    `load_weights` of either.
 
     `model` is an Objax or NNX module, a Linen module with its `variables`, or Linen variables alone. Modules made by
     `create_model` know their name; variables do not: give `name`, or the file says only what the shapes show.
@@ -63,11 +65,12 @@ def save_weights(
     if not str(path):
         raise ValueError("path='': give the path of a .safetensors file or of a folder")
     path = Path(path).expanduser().resolve()  # what a link points at is replaced, not the link
-    if path.name.endswith(KERAS_SUFFIX):
+    if path.suffix.lower() == KERAS_SUFFIX:
         return save_keras_weights(model, path, variables, name)
-    if path.suffix in FOREIGN:
+    if path.suffix.lower() in FOREIGN:
         raise ValueError(
-            f'{path}: jeffnet writes .safetensors files, folders (a path without a suffix), and for Keras .weights.h5'
+            f'{path}: jeffnet writes .safetensors files, folders (a path without a suffix), and for Keras .weights.h5 '
+            'and .h5'
         )
     export = exported(model, variables, name, preprocessing, classes, metrics)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -91,12 +94,15 @@ def save_weights(
 
 
 def save_keras_weights(model: Any, path: Path, variables: Mapping[str, Any] | None, name: str | None) -> Path:
-    """Writes a `.weights.h5` of Keras 3."""
+    """Writes a `.weights.h5` of Keras 3, or an `.h5` of Keras 2."""
+    if path.is_dir():
+        raise ValueError(f'{path} is a folder; give the path of a file')
     info, block, policy, flat = described(model, variables, name)
     if info is None:
         raise ValueError('these variables are those of several models: give name=')
+    layers = keras_names.to_keras(info, block, policy, flat)
     path.parent.mkdir(parents=True, exist_ok=True)
-    keras_file.write(path, keras_names.to_keras(info, block, policy, flat))
+    keras_file.write(path, layers)
     return path
 
 

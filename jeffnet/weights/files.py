@@ -75,7 +75,7 @@ def read(path: Path, use_ema: bool = True) -> WeightsFile:
         return _read_safetensors(file)
     if file.suffix == '.npz':
         return WeightsFile(file, 'predecessor', _read_npz(file))
-    if file.suffix in keras_file.SUFFIXES:
+    if file.suffix.lower() in keras_file.SUFFIXES:
         return WeightsFile(file, *keras_file.read(file))
     from jeffnet.weights import torch_file
 

@@ -1,13 +1,16 @@
 """The command of translate_keras.py: weights of Keras Applications into files of ours, each tensor accounted for."""
 
 import argparse
+import difflib
 import json
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import jeffnet
 from jeffnet.command_line import Parser, at_least, guarded, input_errors, stop
 from jeffnet.models.table import ModelInfo, table
-from jeffnet.weights import Incomplete, files, keras_download, keras_names, source
+from jeffnet.weights import Incomplete, files, keras_download, keras_names, names, source
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -22,18 +25,20 @@ def run(argv: list[str] | None) -> int:
         if args.model == 'all':
             return run_all(args)
         (info,) = named(args.model)
-        print('\n'.join(translate(info, args.weights, args.output, args.num_classes)))
+        print('\n'.join(translate(info, args.weights, args.output, args)))
     return 0
 
 
 def run_all(args: argparse.Namespace) -> int:
     """Translates every published file; one that cannot be had or read is named, and the others go on."""
-    if args.weights or args.num_classes:
-        raise ValueError('--model all takes the published files: leave out --weights and --num-classes')
+    if args.weights or args.num_classes is not None or args.in_chans != 3:
+        raise ValueError('--model all takes the published files: leave out --weights, --num-classes, --in-chans')
+    if args.output.is_file():
+        raise ValueError(f'--output {args.output} is a file; --model all needs a folder')
     infos, failed = named('all'), []
     for info in infos:
         try:
-            lines = translate(info, None, args.output / f'{info.name}.safetensors', None)
+            lines = translate(info, None, args.output / f'{info.name}.safetensors', args)
         except (ValueError, OSError) as error:  # ConnectionError is one
             failed.append(info.name)
             stop(f'{info.name}: {error}', 2)
@@ -50,7 +55,7 @@ def parser() -> Parser:
         prog='translate_keras.py',
         description='Translates weights of Keras Applications to jeffnet, or back, with h5py and NumPy alone.',
     )
-    p.add_argument('--model', required=True, help='ResNet50, ... or keras_resnet50, ...; all: every published one')
+    p.add_argument('--model', required=True, help='ResNet50 or keras_resnet50 (see `jeffnet models "keras_*"`), or all')
     p.add_argument(
         '--weights',
         type=Path,
@@ -61,9 +66,12 @@ def parser() -> Parser:
         '--output',
         type=Path,
         required=True,
-        help='FILE.safetensors, a folder, or FILE.weights.h5 for Keras; with all: a folder',
+        help='FILE.safetensors, a folder, FILE.weights.h5 for Keras 3, FILE.h5 for Keras 2; with all: a folder',
     )
-    p.add_argument('--num-classes', type=at_least(1), metavar='N', help='as the file has them, if not as published')
+    p.add_argument(
+        '--num-classes', type=at_least(-1), metavar='N', help='as the file has them, if not as published; -1: no head'
+    )
+    p.add_argument('--in-chans', type=at_least(1), default=3, metavar='N', help='of the file, if not 3')
     return p
 
 
@@ -75,35 +83,63 @@ def named(model: str) -> list[ModelInfo]:
     known = {info.keras.lower(): info for info in ours if info.keras and not info.keras_options}
     known |= {info.name: info for info in ours}
     if model.lower() not in known:
-        names = ', '.join(sorted(info.keras for info in ours if info.keras and not info.keras_options))
-        raise ValueError(f'--model {model}: expected one of {names}, or a name of `jeffnet models "keras_*"`')
+        close = difflib.get_close_matches(model.lower(), known, n=3, cutoff=0.5)
+        nearest = ', '.join(known[each].keras or each for each in close) or 'ResNet50, for example'
+        raise ValueError(
+            f'--model {model}: no network of Keras Applications; did you mean {nearest}? '
+            '`jeffnet models "keras_*"` lists them, with the variants that a keyword of Keras makes'
+        )
     return [known[model.lower()]]
 
 
-def translate(info: ModelInfo, weights: Path | None, output: Path, classes: int | None) -> list[str]:
+def translate(info: ModelInfo, weights: Path | None, output: Path, args: argparse.Namespace) -> list[str]:
     """Writes one model; returns what was done, in lines for people."""
     path = weights or source.pinned(info)
     if not path.exists():
         raise FileNotFoundError(f'--weights {path}: there is no such file')
+    if output.suffix.lower() not in ('', '.safetensors', '.h5'):
+        raise ValueError(f'--output {output}: expected FILE.safetensors, FILE.weights.h5, FILE.h5, or a folder')
     file = files.read(path)
-    with Incomplete():
-        module, variables = jeffnet.create_model(info.name, weights=path, num_classes=classes)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    with Incomplete(), Unadapted(path):
+        options = {'num_classes': args.num_classes, 'in_chans': args.in_chans}
+        module, variables = jeffnet.create_model(info.name, weights=path, **options)
+    lines = [*account(info, file, len(jeffnet.flat_variables(variables)))]
     written = jeffnet.save_weights(module, output, variables)
-    count = len(jeffnet.flat_variables(variables))
-    layers = len(keras_names.grouped(file.arrays)) if file.layout.startswith('keras') else count
-    lines = [
-        f'{info.name} ({info.keras}): {len(file.arrays)} tensors of {layers} layers in {path}',
-        f'  {count} arrays of the network filled, each once; none missing, none left over',
-    ]
-    if file.layout.startswith('keras'):
-        lines.append(f'  {origin(info, path)}')
     lines += [
         f'  images: {json.dumps(prepared(info))}',
         "  output: logits; Keras' own head ends in a softmax unless classifier_activation=None",
         f'  written to {written}',
     ]
     return lines
+
+
+class Unadapted(Incomplete):
+    """A context in which no file may be fitted to other channels than it has."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.path = path
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if getattr(record, 'adapted', False) and record.thread == self.thread:
+            raise ValueError(f'{self.path} is for images of other channels ({record.getMessage()}): give --in-chans')
+        return True
+
+
+def account(info: ModelInfo, file: files.WeightsFile, count: int) -> Iterator[str]:
+    """Where every tensor of a file went."""
+    held = f'{info.name} ({info.keras}): {len(file.arrays)} tensors'
+    if not file.layout.startswith('keras'):
+        counters = sum(name.endswith(names.COUNTERS) for name in file.arrays)
+        yield f'{held} in {file.path}' + (f', {counters} of them counters' if counters else '')
+    else:
+        layers = keras_names.grouped(file.arrays)
+        yield f'{held} of {len(layers)} layers in {file.path}'
+        images = sum(len(own) for layer, own in layers.items() if keras_names.NORMALISATION.fullmatch(layer))
+        if images:
+            yield f"  {images} tensors normalise the image, which is the caller's part here"
+        yield f'  {origin(info, file.path)}'
+    yield f'  {count} arrays of the network filled, each once; none missing, none left over'
 
 
 def origin(info: ModelInfo, path: Path) -> str:

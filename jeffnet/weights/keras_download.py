@@ -1,6 +1,7 @@
 """Keras' published files: into the folder where Keras itself keeps them, checked by the checksum that Keras states."""
 
 import hashlib
+import http.client
 import os
 import tempfile
 import urllib.error
@@ -14,6 +15,7 @@ HOST = 'https://storage.googleapis.com'
 ELSEWHERE = 'fetch it where there is a connection and pass weights=<path>'
 PATIENCE = 30  # seconds without a byte
 PIECE = 2**20  # bytes
+SIGNATURE = b'\x89HDF\r\n\x1a\n'  # of HDF5
 
 
 def folder() -> Path:
@@ -29,22 +31,36 @@ def fetch(info: ModelInfo) -> Path:
     """
     address = (info.weights or '').replace(HOST, os.environ.get('KERAS_WEIGHTS_HOST', HOST).rstrip('/'), 1)
     path = folder() / address.rpartition('/')[2]
-    if path.is_file() and info.checksum in (None, checksum_of(path, info.checksum)):
+    if path.is_file() and not fault(path, info):
         return path
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent)
-    os.close(handle)
     try:
-        download(address, Path(temporary))
-        found = checksum_of(Path(temporary), info.checksum)
-        if info.checksum not in (None, found):
-            raise ConnectionError(
-                f'{address}: the file that came has the checksum {found}, not {info.checksum}; call again'
-            )
-        Path(temporary).replace(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f'.{path.name}.', dir=path.parent)
+    except OSError as error:
+        reason = f'{path.parent} cannot be written ({error.strerror})'
+        raise OSError(f'{reason}; set KERAS_HOME to another folder') from error
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        download(address, temporary)
+        if wrong := fault(temporary, info):
+            raise ConnectionError(f'{address}: the file that came {wrong}; call again')
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)  # as any other file: the folder may be shared
+        temporary.replace(path)
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
     return path
+
+
+def fault(path: Path, info: ModelInfo) -> str | None:
+    """What shows that a file is not the published one."""
+    if info.checksum is None:  # a page that asks for a password, for example
+        with path.open('rb') as file:
+            return None if file.read(len(SIGNATURE)) == SIGNATURE else 'is no HDF5 file'
+    found = checksum_of(path, info.checksum)
+    return None if found == info.checksum else f'has the checksum {found}, not {info.checksum}'
 
 
 def download(address: str, path: Path) -> None:
@@ -60,8 +76,8 @@ def download(address: str, path: Path) -> None:
     except urllib.error.HTTPError as error:
         kind = FileNotFoundError if error.code == 404 else ConnectionError
         raise kind(f'{address}: the server answers with {error.code} ({error.reason}); {ELSEWHERE}') from error
-    except (urllib.error.URLError, TimeoutError) as error:
-        reason = getattr(error, 'reason', error)
+    except (urllib.error.URLError, TimeoutError, http.client.HTTPException) as error:
+        reason = getattr(error, 'reason', error) or type(error).__name__
         raise ConnectionError(f'{address}: no connection ({reason}); {ELSEWHERE}') from error
 
 

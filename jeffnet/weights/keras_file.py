@@ -11,7 +11,8 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,14 @@ from jeffnet.weights.stored import StoredArray
 SUFFIXES = ('.h5', '.hdf5', '.keras')
 INSIDE = 'model.weights.h5'  # of a .keras archive
 NAMED, PLACED = 'keras', 'keras places'  # layouts: names of layers, or only which layer of its class each one is
+OWN = ('vars', 'seed_generator')  # parts of a layer that are no layer in it
 ROOTS = ('layers', '_layer_checkpoint_dependencies')  # of Keras 3, and of TensorFlow 2.13
 BIG, PACKED = 2**32, 100  # bytes that a dataset may claim, and how many times more than it stores
-FAULTS = (OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, zipfile.BadZipFile)
+Layers = Sequence[tuple[str, str, Mapping[str, Any]]]  # (name, place, arrays) of each
+FAULTS = (
+    OSError, KeyError, ValueError, TypeError, AttributeError, RuntimeError, MemoryError, EOFError, zipfile.BadZipFile,
+    zlib.error,
+)  # fmt: skip
 
 
 def read(path: Path) -> tuple[str, dict[str, StoredArray]]:
@@ -39,10 +45,10 @@ def read(path: Path) -> tuple[str, dict[str, StoredArray]]:
     except ModuleNotFoundError as error:
         raise ValueError(f"{path}: reading Keras' files needs h5py: pip install 'jeffnet[keras]'") from error
     try:
-        if path.suffix == '.keras':
+        if zipfile.is_zipfile(path):
             return _of_archive(h5py, path)
         file = h5py.File(path, 'r')
-        return _of_keras3(file) if any(root in file for root in ROOTS) else (NAMED, dict(_of_legacy(file)))
+        return _of_keras3(file) if any(root in file for root in ROOTS) else (NAMED, _of_legacy(file))
     except FAULTS as error:
         raise ValueError(f'cannot read {path}: {_line(error)}; fetch or write it again') from error
 
@@ -97,15 +103,21 @@ def _of_keras3(file: Any) -> tuple[str, dict[str, StoredArray]]:
     }
     if len(arrays) < sum(len(own) for _, own in found.values()):
         raise ValueError('two of its layers have the same name')
+    if 'vars' in file:  # of the model itself
+        arrays |= {f'vars/{i}': stored(child(file, 'vars'), i) for i in file['vars']}
     return (NAMED if named else PLACED), arrays
 
 
 def _of_layer(group: Any, layer: str) -> dict[str, StoredArray]:
-    """The arrays of a layer by their position, or, of a Sequential, by inner layer and position (`conv2d.0`)."""
+    """The arrays of a layer by their position, or, of a Sequential, by inner layer and position (`conv2d.0`).
+
+    Those of layers within it (of an attention, say) come by their path.
+    """
     inner = next((root for root in ROOTS if root in group), None)
     if inner is None:
         variables = child(group, 'vars') if 'vars' in group else {}
-        return {i: stored(variables, i) for i in sorted(variables, key=int)}
+        found = {i: stored(variables, i) for i in sorted(variables, key=int)}
+        return found | {path: stored(group, path) for path in _below(group) if path.split('/')[0] not in OWN}
     if _stem(layer) != 'sequential':
         raise ValueError(f'{layer} is a model within the model; save the inner one by itself')
     layers = child(group, inner)
@@ -113,7 +125,14 @@ def _of_layer(group: Any, layer: str) -> dict[str, StoredArray]:
     return {f'{name}.{i}': array for name, arrays in each.items() for i, array in arrays.items()}
 
 
-def _of_legacy(file: Any) -> Iterator[tuple[str, StoredArray]]:
+def _below(group: Any) -> list[str]:
+    """The paths of all arrays in a group; links to other places are not followed."""
+    found = []
+    group.visititems(lambda path, each: found.append(path) if hasattr(each, 'dtype') else None)
+    return found
+
+
+def _of_legacy(file: Any) -> dict[str, StoredArray]:
     """The arrays of a legacy file, in its order."""
     root = child(file, 'model_weights') if 'model_weights' in file else file
     layers = listed(root, 'layer_names')
@@ -121,11 +140,15 @@ def _of_legacy(file: Any) -> Iterator[tuple[str, StoredArray]]:
         raise ValueError(
             f'it is none of the files that Keras writes (it holds {", ".join(list(file)[:5]) or "nothing"})'
         )
+    found = {}
     for layer in layers:
         group = child(root, layer)
         for variable in listed(group, 'weight_names') or ():
-            name = variable.rpartition('/')[2].removesuffix(':0')
-            yield f'{layer}/{name}', stored(group, variable)
+            name = f'{layer}/{variable.rpartition("/")[2].removesuffix(":0")}'
+            if name in found:
+                raise ValueError(f'two of its arrays are called {name}, as of a model within a model: save that one')
+            found[name] = stored(group, variable)
+    return found
 
 
 def listed(group: Any, name: str) -> list[str] | None:
@@ -180,19 +203,39 @@ def _line(error: BaseException) -> str:
     return ' '.join(str(error).split()) or type(error).__name__
 
 
-def write(path: Path, layers: list[tuple[str, str, list[Any]]]) -> None:
-    """Writes a `.weights.h5` of Keras 3 with (name, place, arrays) of each layer, whole or not at all."""
+def write(path: Path, layers: Layers) -> None:
+    """Writes (name, place, arrays) of each layer, whole or not at all.
+
+    A `.weights.h5` is that of Keras 3, every other `.h5` a legacy file, which Keras 2 reads too.
+    """
     import h5py
 
     temporary = path.with_name(f'.{path.name}.{os.getpid()}')
     try:
         with h5py.File(temporary, 'w') as file:
-            for name, where, arrays in layers:
-                outer = file.require_group(f'layers/{where.partition("/")[0]}/vars')  # of a Sequential it stays empty
-                outer.attrs['name'] = name
-                group = file.require_group(f'layers/{where}/vars')
-                for i, array in enumerate(arrays):
-                    group[str(i)] = np.asarray(array)
+            (_write_keras3 if path.name.endswith('.weights.h5') else _write_legacy)(file, layers)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _write_keras3(file: Any, layers: Layers) -> None:
+    for name, where, arrays in layers:
+        outer = file.require_group(f'layers/{where.partition("/")[0]}/vars')  # of a Sequential it stays empty
+        outer.attrs['name'] = name
+        group = file.require_group(f'layers/{where}/vars')
+        for i, array in enumerate(arrays.values()):
+            group[str(i)] = np.asarray(array)
+
+
+def _write_legacy(file: Any, layers: Layers) -> None:
+    whole: dict[str, dict[str, Any]] = {}
+    for name, _, arrays in layers:  # a Sequential comes in pieces
+        whole.setdefault(name, {}).update({f'{name}/{variable}:0': array for variable, array in arrays.items()})
+    file.attrs['layer_names'] = [name.encode() for name in whole]
+    file.attrs['backend'], file.attrs['keras_version'] = b'tensorflow', b'2.15.0'
+    for name, arrays in whole.items():
+        group = file.create_group(name)
+        group.attrs['weight_names'] = [variable.encode() for variable in arrays]
+        for variable, array in arrays.items():
+            group[variable] = np.asarray(array)

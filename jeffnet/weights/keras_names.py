@@ -36,6 +36,7 @@ VARIABLES = {
     'normalization': {'mean': None, 'variance': None, 'count': None},  # of the image, before the network
 }
 AUTOMATIC = re.compile(rf'(?P<kind>{"|".join(VARIABLES)})(?:_(?P<number>\d+))?')
+NORMALISATION = re.compile(r'normalization(_\d+)?')  # layers for the image, before the network
 COUNTED = re.compile(r'^stem_\d+_stem_')  # the beginning of names in ResNet-RS
 DEPTHWISE = (('depthwise_conv2d', 'kernel'), ('separable_conv2d', 'depthwise_kernel'))
 FORMER = {'depthwise_kernel': 'kernel', 'running_mean': 'moving_mean', 'running_std': 'moving_variance'}
@@ -61,6 +62,8 @@ def layers_of(info: ModelInfo, block: Any, policy: Policy) -> list[Layer]:
     modules, declared = sub_blocks(block, policy), declarations(block, policy)
     counts, found = Counter(), []
     for name, path, *given in named:
+        if isinstance(path, str) and path not in modules and block.num_classes < 1:
+            continue  # the head, or a part of it
         kind = given[0] if given else kind_of(path, modules)
         candidates = variables_of(kind, path, modules)
         variables = {theirs: ours for theirs, ours in candidates.items() if ours is None or ours in declared}
@@ -104,26 +107,26 @@ def translate(
     if info.flavour != 'keras':
         return {}, sorted(arrays)
     declared, theirs = declarations(block, policy), grouped(arrays)
-    check_generation(theirs)
+    if info.arch == 'resnet50':
+        check_generation(theirs)
     expected = layers_of(info, block, policy)
     flat, unexpected, met = {}, [], []
     found = matched(layout, list(theirs), expected) or by_position(theirs, expected, declared)
     for layer, variables in theirs.items():
         known = found.get(layer)
-        if known is None:
+        if known is None or any(known is other for other in met):
             unexpected += [f'{layer}/{name}' for name in variables]
             continue
         met.append(known)
         if known.kind == 'normalization':
-            check_normalisation(info, list(variables.values()))
             continue
         for i, (name, array) in enumerate(variables.items()):
             variable = variable_of(known, name, i)
-            flat_name = known.variables.get(variable or '')
-            if variable is None or flat_name is None:
+            flat_name = known.variables.get(variable) if variable else None
+            if flat_name is None or flat_name in flat:
                 unexpected.append(f'{layer}/{name}')
             else:
-                flat[flat_name] = as_ours(array, known.kind, variable, declared[flat_name].shape)
+                flat[flat_name] = as_ours(array, known.kind, variable or '', declared[flat_name].shape)
     check_order(met, expected)
     return flat, sorted(unexpected)
 
@@ -146,7 +149,18 @@ def matched(layout: str, theirs: list[str], expected: list[Layer]) -> dict[str, 
         known = {layer.place: layer for layer in expected}
         return {name: known[name] for name in theirs if name in known}
     names = dict(zip(canonical([layer.name for layer in expected]), expected, strict=True))
-    return {name: names[plain] for name, plain in zip(theirs, canonical(theirs), strict=True) if plain in names}
+    for cut in range(1 + len(common_beginning(theirs))):  # users put a word before all names
+        plain = canonical([name[cut:] for name in theirs])
+        found = {name: names[each] for name, each in zip(theirs, plain, strict=True) if each in names}
+        if found and (cut == 0 or len(found) >= len(expected) - 1):  # the classifier may be missing
+            return found
+    return {}
+
+
+def common_beginning(words: list[str]) -> str:
+    """What all of the words begin with."""
+    first, last = min(words, default=''), max(words, default='')
+    return first[: next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
 
 
 def canonical(names: Iterable[str]) -> list[str]:
@@ -175,7 +189,7 @@ def by_position(theirs: Mapping[str, Mapping], expected: list[Layer], declared: 
     """
     if not len(expected) - 1 <= len(theirs) <= len(expected):
         return {}
-    for (_, variables), layer in zip(theirs.items(), expected, strict=False):
+    for (_, variables), layer in zip(theirs.items(), expected, strict=False):  # the last may be missing
         if layer.kind == 'normalization':
             continue
         ours = [tuple(declared[name].shape) for name in layer.variables.values()]
@@ -210,7 +224,8 @@ def as_ours(array: StoredArray, kind: str, variable: str, shape: tuple[int, ...]
     if (kind, variable) in DEPTHWISE and len(shape) == array.ndim == 4:
         height, width, features, multiplier = array.shape
         return array.reshape((height, width, 1, features * multiplier))
-    if {len(shape), array.ndim} == {2, 4} and math.prod(shape[:-1]) == math.prod(array.shape[:-1]):
+    reshaped = kind in ('conv2d', 'dense') and {len(shape), array.ndim} == {2, 4}
+    if reshaped and math.prod(shape[:-1]) == math.prod(array.shape[:-1]):
         return array.reshape((*shape[:-1], array.shape[-1]))
     return array
 
@@ -225,20 +240,30 @@ def check_generation(layers: Iterable[str]) -> None:
         )
 
 
-def check_normalisation(info: ModelInfo, arrays: list[StoredArray]) -> None:
+def check_normalisation(info: ModelInfo, arrays: Mapping[str, StoredArray]) -> None:
     """Says so if the file's network normalises its images otherwise than the published one.
 
     The published files hold the standard deviation in the place of the variance, and Keras divides by its root twice
     (tensorflow issue 49930), so either is the usual normalisation.
     """
-    mean, variance = (np.asarray(array.read(), np.float32).ravel() for array in arrays[:2])
-    std = np.asarray(info.std, np.float32)
-    if np.allclose(mean, info.mean, atol=1e-6) and any(np.allclose(variance, v, atol=1e-6) for v in (std, std**2)):
+    layers = [own for layer, own in grouped(arrays).items() if NORMALISATION.fullmatch(layer)]
+    if info.flavour != 'keras' or not layers:
+        return
+    mean, variance = (np.asarray(array.read(), np.float32).ravel() for array in list(layers[0].values())[:2])
+    usual, std = (each[: mean.size] for each in normalisation(info, max(mean.size, 1)))
+    if np.allclose(mean, usual, atol=1e-6) and any(np.allclose(variance, v, atol=1e-6) for v in (std, std**2)):
         return
     log.warning(
         '%s: this file is of a network whose images were normalised with mean %s and std %s, not as published; '
         'prepare them so', info.name, *(' '.join(f'{v:g}' for v in values) for values in (mean, np.sqrt(variance))),
     )  # fmt: skip
+
+
+def normalisation(info: ModelInfo, channels: int) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and std of the published images; of other channels than three the average of both."""
+    values = np.array([info.mean, info.std])
+    mean, std = values if channels == 3 else np.repeat(values.mean(1, keepdims=True), channels, 1)
+    return mean, std
 
 
 def check_order(met: list[Layer], expected: list[Layer]) -> None:
@@ -255,21 +280,24 @@ def check_order(met: list[Layer], expected: list[Layer]) -> None:
         last[layer.kind] = layer
 
 
-def to_keras(info: ModelInfo, block: Any, policy: Policy, flat: Mapping[str, Any]) -> list[tuple[str, str, list]]:
-    """(name, place, arrays) of Keras' layers of a network, of our flat variables, in Keras' order and axes.
+def to_keras(info: ModelInfo, block: Any, policy: Policy, flat: Mapping[str, Any]) -> list[tuple[str, str, dict]]:
+    """(name, place, arrays by Keras' names) of Keras' layers of a network, of our flat variables, in Keras' order.
 
     What normalises the image gets the published mean and the square of the published std.
     """
     if info.flavour != 'keras':
         raise ValueError(f'{info.name} is no network of Keras Applications; those are called keras_...')
+    if block.out_indices is not None:
+        raise ValueError(f'{info.name}: Keras has no network that ends in these feature maps; save the whole network')
     found = []
     for layer in layers_of(info, block, policy):
         if layer.kind == 'normalization':
-            arrays = [np.array(info.mean, np.float32), np.square(info.std).astype(np.float32), np.array(0)]
-            found.append((layer.name, layer.place, arrays))
+            mean, std = normalisation(info, block.in_chans)
+            arrays = {'mean': mean.astype(np.float32), 'variance': np.square(std).astype(np.float32)}
+            found.append((layer.name, layer.place, arrays | {'count': np.array(0, np.int32)}))
             continue
         for place, kind, variables in inner_layers(layer):
-            arrays = [as_theirs(np.asarray(flat[ours]), kind, theirs) for theirs, ours in variables.items()]
+            arrays = {theirs: as_theirs(np.asarray(flat[ours]), kind, theirs) for theirs, ours in variables.items()}
             found.append((layer.name, place, arrays))
     return found
 

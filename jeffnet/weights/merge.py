@@ -16,7 +16,7 @@ import numpy as np
 from jeffnet.core.block import Param, Policy, declarations
 from jeffnet.core.initial import to_device
 from jeffnet.models.table import ModelInfo, definition, network_of
-from jeffnet.weights import adapt, recognise
+from jeffnet.weights import adapt, keras_names, recognise
 from jeffnet.weights.files import WeightsFile, check_values, read
 from jeffnet.weights.names import Translated, translate
 from jeffnet.weights.stored import StoredArray
@@ -26,20 +26,21 @@ log = logging.getLogger('jeffnet')
 INCOMPLETE = {'incomplete': True}
 
 
-class Incomplete(logging.Handler):
+class Incomplete(logging.Filter):
     """A context in which all of a network must come from its file: ValueError at a record that says otherwise."""
 
-    def emit(self, record: logging.LogRecord) -> None:
+    def filter(self, record: logging.LogRecord) -> bool:
         if getattr(record, 'incomplete', False) and record.thread == self.thread:
             raise ValueError(record.getMessage())
+        return True
 
     def __enter__(self):
         self.thread, self.before = threading.get_ident(), log.level
         log.setLevel(min(log.getEffectiveLevel(), logging.WARNING))  # a user's quiet log must not hide it
-        log.addHandler(self)
+        log.addFilter(self)  # before any handler writes what the error says
 
     def __exit__(self, *_):
-        log.removeHandler(self)
+        log.removeFilter(self)
         log.setLevel(self.before)
 
 
@@ -72,10 +73,15 @@ def load(
     wanted = declarations(block, policy)
     # What the same network has as a whole: the file may hold its head although features are asked for.
     whole = dataclasses.replace(block, out_indices=None, num_classes=max(block.num_classes, 1))
-    found = translate(file.layout, file.arrays, info, whole, policy)
+    try:
+        found = translate(file.layout, file.arrays, info, whole, policy)
+    except ValueError as error:
+        raise ValueError(f'{file.path}: {error}') from error
     flat = adapted(found.flat, info, block, wanted, new_classifier, file.about.get('options', {}))
     check_fit(file, info, dataclasses.replace(found, flat=flat), wanted, strict, new_classifier)
     fits = {n: flat[n] for n in wanted if flat.get(n) is not None and flat[n].shape == tuple(wanted[n].shape)}
+    if recognise.MAKERS.get(file.layout) == 'keras':
+        keras_names.check_normalisation(info, file.arrays)
     return Loaded(values_of(file, fits), found.policy)
 
 
@@ -93,8 +99,13 @@ def adapted(
         message = '%s: a fresh classifier of %d classes replaces that of the weights (%d classes)'
         log.warning(message, info.name, block.num_classes, classes, extra=INCOMPLETE)
         flat |= {name: None for name in flat if name.startswith(f'{block.classifier_name}.')}
+    if new_classifier and kernel in wanted and classes is None and len(flat) > 2:
+        message = '%s: a fresh classifier of %d classes, since the weights have none'
+        log.warning(message, info.name, block.num_classes, extra=INCOMPLETE)
+        flat |= {name: None for name in wanted if name.startswith(f'{block.classifier_name}.')}
     if first in flat and flat[first].ndim == 4 and flat[first].shape[2] != block.in_chans:
-        log.warning('%s: %s adapted from %d to %d channels', info.name, first, flat[first].shape[2], block.in_chans)
+        message = '%s: %s adapted from %d to %d channels'
+        log.warning(message, info.name, first, flat[first].shape[2], block.in_chans, extra={'adapted': True})
         shape = (*flat[first].shape[:2], block.in_chans, flat[first].shape[3])
         flat[first] = flat[first].mapped(lambda kernel: adapt.channels(kernel, block.in_chans), shape)
     for name, prefix_tokens in getattr(family, 'POSITION_TABLES', {}).items():
@@ -119,6 +130,8 @@ def stored_grid(places: int, block: Any, saved: Mapping) -> tuple[int, int]:
 def origin_fits(file: WeightsFile, info: ModelInfo, strict: bool) -> None:
     """Raises ValueError where names and shapes would fit, but the network of the file computes something else."""
     theirs = recognise.flavour(file)
+    if file.layout == 'pytorch' and info.keras and info.timm == info.name:  # a file of timm's other network
+        theirs = theirs or 'pt'
     if theirs in (None, info.flavour):
         return
     makers = {'pt': 'PyTorch', 'tf': 'TensorFlow', 'keras': 'Keras'}
@@ -172,6 +185,9 @@ def advice(file: WeightsFile, info: ModelInfo, found: Translated, wanted: Mappin
         classes = kept.shape[1]
         if classes != wanted[kernel].shape[1]:
             return f'its classifier has {classes} classes: pass num_classes={classes}'
+    missing = {name for name in wanted if name not in found.flat}
+    if missing and all(name.startswith(f'{network_of(info).classifier_name}.') for name in missing):
+        return 'it has no classifier: pass num_classes=-1 for what comes before, or a number for a fresh one'
     if not found.flat:
         return 'none of its names are known: use the weights of this model'
     return 'use the weights of this model with the options that they were made with'
@@ -185,7 +201,10 @@ def values_of(file: WeightsFile, arrays: Mapping[str, StoredArray]) -> dict[str,
             raise ValueError(
                 f'{file.path}: {name} holds {array.dtype.name} values; jeffnet reads floating-point weights only'
             )
-        value = array.read()
+        try:
+            value = array.read()
+        except OSError as error:
+            raise ValueError(f'cannot read {name} of {file.path}: {error}; fetch or write it again') from error
         if array.dtype != np.float32:
             cast.setdefault(array.dtype.name, []).append(name)
             with np.errstate(over='ignore'):  # what float32 cannot hold is reported below, as no number

@@ -59,7 +59,10 @@ def _fits(layout: str, arrays: Mapping[str, StoredArray], info: ModelInfo) -> bo
     family = definition(info)
     block = network_of(info, num_classes=1)
     wanted = declarations(block)
-    found = translate(layout, arrays, info, block, PYTORCH)
+    try:
+        found = translate(layout, arrays, info, block, PYTORCH)
+    except ValueError:  # of layers in another order, for example
+        return False
     free = {f'{block.classifier_name}.kernel', f'{block.classifier_name}.bias', f'{block.first_conv}.kernel'}
     if found.unexpected or not wanted.keys() - found.flat.keys() <= free:
         return False
