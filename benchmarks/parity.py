@@ -51,7 +51,8 @@ BAR32, BAR64, BAR_FRAMEWORKS = 2e-4, 1e-8, 1e-6
 def reference(name: str, **options) -> torch.nn.Module:
     """timm's model of the same architecture, randomised, in evaluation mode."""
     torch.manual_seed(zlib.crc32(name.encode()))
-    model = timm.create_model(jeffnet.model_info(name).timm, pretrained=False, **options)
+    info = jeffnet.model_info(name)
+    model = timm.create_model(info.weights if info.tag else info.timm, pretrained=False, **options)  # tag: its classes
     return randomise(model)
 
 
@@ -68,7 +69,7 @@ def randomise(model: torch.nn.Module, size: int = 128) -> torch.nn.Module:
             torch.nn.init.kaiming_normal_(module.weight)
             if module.bias is not None:
                 torch.nn.init.normal_(module.bias, 0, 0.5)
-        elif isinstance(module, torch.nn.BatchNorm2d | torch.nn.LayerNorm):
+        elif isinstance(module, torch.nn.BatchNorm2d | torch.nn.LayerNorm | torch.nn.GroupNorm):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
             torch.nn.init.normal_(module.bias, 0, 0.3)
             if isinstance(module, torch.nn.BatchNorm2d):
@@ -78,8 +79,8 @@ def randomise(model: torch.nn.Module, size: int = 128) -> torch.nn.Module:
                 torch.nn.init.normal_(parameter, 0, 0.5)
     for block in model.modules():
         if getattr(block, 'has_skip', False) or hasattr(block, 'zero_init_last'):
-            last = [child for child in block.children() if isinstance(child, torch.nn.BatchNorm2d)][-1]
-            torch.nn.init.uniform_(last.weight, 0.2, 0.6)
+            for norm in branch_ends(block):
+                torch.nn.init.uniform_(norm.weight, 0.2, 0.6)
     model.eval()
     if hooks:
         first = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
@@ -88,6 +89,15 @@ def randomise(model: torch.nn.Module, size: int = 128) -> torch.nn.Module:
     for hook in hooks:
         hook.remove()
     return model
+
+
+def branch_ends(block: torch.nn.Module) -> list[torch.nn.Module]:
+    """The norms at the end of a block's branches: those that timm can begin with zeros, or else its last batch norm."""
+    if hasattr(block, 'zero_init_last'):
+        block.zero_init_last()
+        norms = (m for m in block.modules() if isinstance(m, torch.nn.BatchNorm2d | torch.nn.GroupNorm))
+        return [norm for norm in norms if not norm.weight.any()]
+    return [child for child in block.children() if isinstance(child, torch.nn.BatchNorm2d)][-1:]
 
 
 def _calibrate(norm: torch.nn.BatchNorm2d, inputs):

@@ -34,7 +34,8 @@ def flavour(file: WeightsFile) -> str | None:
     if 'model' in file.about:
         return model_info(file.about['model']).flavour
     modules = (foreign_names(info) for info in table().values())
-    return 'pt' if any(module.is_torchvision(file.arrays) for module in modules if module) else None
+    signs = (module.is_torchvision for module in modules if hasattr(module, 'is_torchvision'))
+    return 'pt' if any(is_torchvision(file.arrays) for is_torchvision in signs) else None
 
 
 def other_flavour(info: ModelInfo) -> str:
