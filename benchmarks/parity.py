@@ -60,8 +60,8 @@ def randomise(model: torch.nn.Module, size: int = 128) -> torch.nn.Module:
     """Draws every array so that no default zero or one hides a mistake, and the output depends on the input.
 
     Fan-in-scaled kernels; random scales and biases; batch-norm statistics measured on random images, layer by layer,
-    each perturbed before the next is measured. Two things keep deep networks from being chaotic, as training does:
-    the scales at the end of residual branches are small, and no channel's variance is far below the others'.
+    each perturbed before the next is measured. Two things keep deep networks from being chaotic, as training does: the
+    scales (or kernels) at the end of residual branches are small, and no channel's variance is far below the others'.
     """
     hooks = []
     for module in model.modules():
@@ -79,8 +79,7 @@ def randomise(model: torch.nn.Module, size: int = 128) -> torch.nn.Module:
                 torch.nn.init.normal_(parameter, 0, 0.5)
     for block in model.modules():
         if getattr(block, 'has_skip', False) or hasattr(block, 'zero_init_last'):
-            for norm in branch_ends(block):
-                torch.nn.init.uniform_(norm.weight, 0.2, 0.6)
+            _shrink_branch(block)
     model.eval()
     if hooks:
         first = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
@@ -91,13 +90,20 @@ def randomise(model: torch.nn.Module, size: int = 128) -> torch.nn.Module:
     return model
 
 
-def branch_ends(block: torch.nn.Module) -> list[torch.nn.Module]:
-    """The norms at the end of a block's branches: those that timm can begin with zeros, or else its last batch norm."""
-    if hasattr(block, 'zero_init_last'):
-        block.zero_init_last()
-        norms = (m for m in block.modules() if isinstance(m, torch.nn.BatchNorm2d | torch.nn.GroupNorm))
-        return [norm for norm in norms if not norm.weight.any()]
-    return [child for child in block.children() if isinstance(child, torch.nn.BatchNorm2d)][-1:]
+@torch.no_grad()
+def _shrink_branch(block: torch.nn.Module):
+    """Makes the end of a residual branch small: what timm can begin with zeros, or else the last layer of its kind."""
+    if not hasattr(block, 'zero_init_last'):
+        ends = [child.weight for child in block.children() if isinstance(child, torch.nn.BatchNorm2d)][-1:]
+    else:
+        block.zero_init_last()  # of what has just been drawn, only this is zero
+        convs = [m for name, m in block.named_children() if isinstance(m, torch.nn.Conv2d) and name != 'downsample']
+        ends = [parameter for parameter in block.parameters() if not parameter.any()] or [convs[-1].weight]
+    for end in ends:
+        if end.ndim == 1:
+            torch.nn.init.uniform_(end, 0.2, 0.6)
+        else:
+            torch.nn.init.kaiming_normal_(end).mul_(0.4)
 
 
 def _calibrate(norm: torch.nn.BatchNorm2d, inputs):

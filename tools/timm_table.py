@@ -72,7 +72,7 @@ def entry(file: str, arch: str, weights: str | None, measured: dict) -> dict[str
     _, height, width = config.input_size
     row = measured.get((weights, height))
     top1, top5 = (float(row[key]) if row else None for key in ('top1', 'top5'))
-    paper = family['paper'] if isinstance(family['paper'], str) else of_pattern(family['paper'], weights or arch)
+    papers = family['paper'] if isinstance(family['paper'], dict) else {'*': family['paper']}
     # Classes of other data sets; timm's 0 is a network that was published without a classifier.
     options = {} if config.num_classes == 1000 else {'num_classes': config.num_classes or -1}
     return {
@@ -80,8 +80,8 @@ def entry(file: str, arch: str, weights: str | None, measured: dict) -> dict[str
         'parameters': 0, 'multiply_adds': 0,
         'input_size': [height, width, 3], 'crop_pct': config.crop_pct, 'interpolation': config.interpolation,
         'mean': list(config.mean), 'std': list(config.std), 'preprocessing': 'pil', 'weights': weights, 'timm': arch,
-        'licence': config.license, 'paper': config.paper_ids or paper, 'top1': top1, 'top5': top5,
-        'top_image_size': height if row else None, 'drop_rate': 0.0,
+        'licence': config.license, 'paper': config.paper_ids or of_pattern(papers, weights or arch),
+        'top1': top1, 'top5': top5, 'top_image_size': height if row else None, 'drop_rate': 0.0,
         'policy': of_pattern(family.get('policy', {}), arch) or {},
     }  # fmt: skip
 

@@ -34,7 +34,7 @@ class RegNet(Network):
     wa: float  # by how much the line rises at each,
     wm: float  # and the factor from one stage to the next
     group_size: int  # channels of a group of the 3x3 convolutions
-    bottle_ratio: float = 1.0  # this and what follows: as in `Design`
+    bottle_ratio: float = 1.0  # this and the next five: as in `Design`
     se_ratio: float = 0.0
     downsample: str | None = 'conv1x1'
     linear_out: bool = False
