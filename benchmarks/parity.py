@@ -52,7 +52,8 @@ HOPELESS = 1e-2  # a bar in float32 that alone says nothing
 def reference(name: str, **options) -> torch.nn.Module:
     """timm's model of the same architecture, randomised, in evaluation mode."""
     torch.manual_seed(zlib.crc32(name.encode()))
-    model = timm.create_model(jeffnet.model_info(name).timm, pretrained=False, **options)
+    info = jeffnet.model_info(name)
+    model = timm.create_model(info.weights if info.tag else info.timm, pretrained=False, **options)  # tag: its classes
     return randomise(model)
 
 
@@ -60,8 +61,8 @@ def randomise(model: torch.nn.Module, size: int = 128) -> torch.nn.Module:
     """Draws every array so that no default zero or one hides a mistake, and the output depends on the input.
 
     Fan-in-scaled kernels; random scales and biases; batch-norm statistics measured on random images, layer by layer,
-    each perturbed before the next is measured. Two things keep deep networks from being chaotic, as training does:
-    the scales at the end of residual branches are small, and no channel's variance is far below the others'.
+    each perturbed before the next is measured. Two things keep deep networks from being chaotic, as training does: the
+    scales (or kernels) at the end of residual branches are small, and no channel's variance is far below the others'.
     """
     hooks = []
     for module in model.modules():
@@ -69,7 +70,7 @@ def randomise(model: torch.nn.Module, size: int = 128) -> torch.nn.Module:
             torch.nn.init.kaiming_normal_(module.weight)
             if module.bias is not None:
                 torch.nn.init.normal_(module.bias, 0, 0.5)
-        elif isinstance(module, torch.nn.BatchNorm2d | torch.nn.LayerNorm):
+        elif isinstance(module, torch.nn.BatchNorm2d | torch.nn.LayerNorm | torch.nn.GroupNorm):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
             torch.nn.init.normal_(module.bias, 0, 0.3)
             if isinstance(module, torch.nn.BatchNorm2d):
@@ -79,8 +80,7 @@ def randomise(model: torch.nn.Module, size: int = 128) -> torch.nn.Module:
                 torch.nn.init.normal_(parameter, 0, 0.5)
     for block in model.modules():
         if getattr(block, 'has_skip', False) or hasattr(block, 'zero_init_last'):
-            last = [child for child in block.children() if isinstance(child, torch.nn.BatchNorm2d)][-1]
-            torch.nn.init.uniform_(last.weight, 0.2, 0.6)
+            _shrink_branch(block)
     model.eval()
     if hooks:
         first = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
@@ -89,6 +89,22 @@ def randomise(model: torch.nn.Module, size: int = 128) -> torch.nn.Module:
     for hook in hooks:
         hook.remove()
     return model
+
+
+@torch.no_grad()
+def _shrink_branch(block: torch.nn.Module):
+    """Makes the end of a residual branch small: what timm can begin with zeros, or else the last layer of its kind."""
+    if not hasattr(block, 'zero_init_last'):
+        ends = [child.weight for child in block.children() if isinstance(child, torch.nn.BatchNorm2d)][-1:]
+    else:
+        block.zero_init_last()  # of what has just been drawn, only this is zero
+        convs = [m for name, m in block.named_children() if isinstance(m, torch.nn.Conv2d) and name != 'downsample']
+        ends = [parameter for parameter in block.parameters() if not parameter.any()] or [convs[-1].weight]
+    for end in ends:
+        if end.ndim == 1:
+            torch.nn.init.uniform_(end, 0.2, 0.6)
+        else:
+            torch.nn.init.kaiming_normal_(end).mul_(0.4)
 
 
 def _calibrate(norm: torch.nn.BatchNorm2d, inputs):

@@ -31,6 +31,7 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     'MNASNet, FBNet-C, Single-Path NAS': ('mnasnet_a1', 'mnasnet_b1', 'mnasnet_small', 'fbnetc', 'spnasnet'),
     'ResNet': ('resnet',),
     'DenseNet': ('densenet',),
+    'RegNet X, Y, Z, V': ('regnetx', 'regnety', 'regnetz', 'regnetv'),
     'ResNet, Keras': ('resnet_keras',),
     'ResNet-RS, Keras': ('resnetrs_keras',),
     'ResNetV2, Keras': ('resnetv2_keras',),

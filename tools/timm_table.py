@@ -22,11 +22,19 @@ from jeffnet.models.table import table
 from tools.efficientnet_table import multiply_adds
 from tools.keras_table import MODELS, write
 
-# By family file, all of whose VARIANTS that timm has become names: the paper where timm states none, and, by pattern of
-# the architecture (the first that matches), its family if that is not the file, and what differs from the policy.
+# By family file, all of whose VARIANTS that timm has become names: the paper where timm states none (or papers, by
+# pattern of the weights), and, by pattern of the architecture (the first that matches), its family if that is not the
+# file, and what differs from the policy.
 FAMILIES: dict[str, dict[str, Any]] = {
     'densenet': {'paper': 'arXiv:1608.06993'},
-}
+    'regnet': {
+        'paper': {
+            '*.seer*': 'arXiv:2103.01988', '*.swag*': 'arXiv:2201.08371', 'regnetz_*': 'arXiv:2103.06877',
+            '*': 'arXiv:2003.13678',
+        },
+        'family': {'regnetx_*': 'regnetx', 'regnety_*': 'regnety', 'regnetv_*': 'regnetv', 'regnetz_*': 'regnetz'},
+    },
+}  # fmt: skip
 
 
 def main() -> None:
@@ -38,7 +46,7 @@ def main() -> None:
     measured = {(row['model'], int(row['img_size'])): row for row in rows}
     for file in args.families:
         path = MODELS / f'{file}.json'
-        entries = json.loads(path.read_text())
+        entries = json.loads(path.read_text()) if path.exists() else {}
         pinned = {e['timm']: e['weights'] for name, e in entries.items() if name == f'pt_{e["timm"]}'}
         fresh = {}
         for arch in importlib.import_module(f'jeffnet.models.{file}').VARIANTS:
@@ -64,20 +72,23 @@ def entry(file: str, arch: str, weights: str | None, measured: dict) -> dict[str
     _, height, width = config.input_size
     row = measured.get((weights, height))
     top1, top5 = (float(row[key]) if row else None for key in ('top1', 'top5'))
+    papers = family['paper'] if isinstance(family['paper'], dict) else {'*': family['paper']}
+    # Classes of other data sets; timm's 0 is a network that was published without a classifier.
+    options = {} if config.num_classes == 1000 else {'num_classes': config.num_classes or -1}
     return {
-        'family': of_pattern(family.get('family', {}), arch) or file, 'arch': arch, 'flavour': 'pt', 'options': {},
+        'family': of_pattern(family.get('family', {}), arch) or file, 'arch': arch, 'flavour': 'pt', 'options': options,
         'parameters': 0, 'multiply_adds': 0,
         'input_size': [height, width, 3], 'crop_pct': config.crop_pct, 'interpolation': config.interpolation,
         'mean': list(config.mean), 'std': list(config.std), 'preprocessing': 'pil', 'weights': weights, 'timm': arch,
-        'licence': config.license, 'paper': config.paper_ids or family['paper'], 'top1': top1, 'top5': top5,
-        'top_image_size': height if row else None, 'drop_rate': 0.0,
+        'licence': config.license, 'paper': config.paper_ids or of_pattern(papers, weights or arch),
+        'top1': top1, 'top5': top5, 'top_image_size': height if row else None, 'drop_rate': 0.0,
         'policy': of_pattern(family.get('policy', {}), arch) or {},
     }  # fmt: skip
 
 
-def of_pattern(values: dict[str, Any], arch: str) -> Any:
+def of_pattern(values: dict[str, Any], name: str) -> Any:
     """The value of the first pattern that matches, or None."""
-    return next((value for pattern, value in values.items() if fnmatch.fnmatchcase(arch, pattern)), None)
+    return next((value for pattern, value in values.items() if fnmatch.fnmatchcase(name, pattern)), None)
 
 
 def count(path: Path, fresh: dict[str, dict]) -> None:

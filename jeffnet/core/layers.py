@@ -188,11 +188,12 @@ class GroupNorm(Block):
     features: int
     groups: int = 32
     eps: float = 1e-5
+    scale_init: Callable = initial.ones
 
     def setup(self):
         if self.features % self.groups:
             raise ValueError(f'groups={self.groups} does not divide {self.features} channels')
-        self.scale = Param((self.features,), initial.ones)
+        self.scale = Param((self.features,), self.scale_init)
         self.bias = Param((self.features,), initial.zeros)
 
     def __call__(self, x, training=False):  # [N, ..., features]; `training` so that it can stand in for BatchNorm

@@ -14,7 +14,7 @@ from typing import Any
 
 FAMILY_FILES = (
     'efficientnet', 'resnet', 'resnetv2', 'densenet', 'vgg', 'inception_v3', 'inception_resnet_v2', 'xception',
-    'nasnet', 'convnext', 'vit',
+    'nasnet', 'convnext', 'vit', 'regnet',
 )  # fmt: skip
 
 
@@ -114,6 +114,10 @@ def network_of(info: ModelInfo, **options) -> Any:
 
 
 def foreign_names(info: ModelInfo):
-    """The module of names that other publishers than timm use for this family's arrays, or None."""
+    """The module of names that other publishers than timm use for this family's arrays, or None.
+
+    It has a function for each of its publishers: `torchvision_modules` beside `is_torchvision` (and, if its batch norm
+    differs, `TORCHVISION_POLICY`), `predecessor_modules`, `tensorflow_arrays`.
+    """
     name = f'jeffnet.models.{info.file}_names'
     return importlib.import_module(name) if importlib.util.find_spec(name) else None

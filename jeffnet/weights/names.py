@@ -78,14 +78,15 @@ def translate(layout: str, arrays: Mapping[str, StoredArray], info: ModelInfo, b
     if layout == 'tensorflow':
         # A variable that happens to have one of our flat names is not ours.
         theirs = {name: array for name, array in arrays.items() if name not in wanted}
-        known = foreign.tensorflow_arrays(block, theirs) if foreign else theirs
+        known = foreign.tensorflow_arrays(block, theirs) if hasattr(foreign, 'tensorflow_arrays') else theirs
         unexpected = [name for name in arrays if name in known or name in wanted]
         return Translated({n: a for n, a in known.items() if n in wanted}, sorted(unexpected), {})
     modules, settings = {}, {}
-    if layout == 'predecessor' and foreign:
-        modules = foreign.predecessor_modules(block)
-    elif foreign and foreign.is_torchvision(arrays):
-        modules, settings = foreign.torchvision_modules(block, arrays), foreign.TORCHVISION_POLICY.get(info.arch, {})
+    if layout == 'predecessor':
+        modules = foreign.predecessor_modules(block) if hasattr(foreign, 'predecessor_modules') else {}
+    elif hasattr(foreign, 'is_torchvision') and foreign.is_torchvision(arrays):
+        modules = foreign.torchvision_modules(block, arrays)
+        settings = getattr(foreign, 'TORCHVISION_POLICY', {}).get(info.arch, {})
     flat_names = {timm: flat for flat, timm in timm_names(block, policy, definition(info).WEIGHT_NAMES).items()}
     found, unexpected = {}, []
     for name, array in arrays.items():
