@@ -29,10 +29,11 @@ import numpy as np
 import timm
 import torch
 from safetensors.torch import save_file
+from timm import layers
 
 import jeffnet
 from benchmarks.table import parse
-from jeffnet.models.table import definition
+from jeffnet.models.table import definition, network_of
 from jeffnet.weights.judges import move_stride_to_projection
 
 # One thread: beside JAX's own threads and other processes, PyTorch's spin for each other and take many times as long.
@@ -44,15 +45,23 @@ SIZES = ((64, 64), (97, 97), (76, 50))  # even, odd, and not square: SAME paddin
 PATCH_SIZES = ((64, 64), (80, 48), (224, 224))  # of networks with a position table: resampled, and as it is stored
 BATCH = 4
 DEEP = ('b6', 'b7', 'b8', 'l2')  # so ill-conditioned in float32 that float64 has to show the identity
+NORMS = (
+    torch.nn.BatchNorm2d, torch.nn.LayerNorm, torch.nn.GroupNorm, layers.EvoNorm2dS0, layers.FilterResponseNormTlu2d
+)  # fmt: skip
 FIELDS = ('name', 'framework', 'size', 'dtype', 'error', 'between_frameworks', 'floor', 'bar', 'seconds', 'ok')
 BAR32, BAR64, BAR_FRAMEWORKS = 2e-4, 1e-8, 1e-6
 
 
 def reference(name: str, **options) -> torch.nn.Module:
-    """timm's model of the same architecture, randomised, in evaluation mode."""
+    """timm's model of the same architecture and classes, randomised, in evaluation mode."""
     torch.manual_seed(zlib.crc32(name.encode()))
-    model = timm.create_model(jeffnet.model_info(name).timm, pretrained=False, **options)
-    return randomise(model)
+    return randomise(timm_model(name, **options))
+
+
+def timm_model(name: str, **options) -> torch.nn.Module:
+    """timm's model of the same architecture, with as many classes as published."""
+    info = jeffnet.model_info(name)
+    return timm.create_model(info.timm, **{'num_classes': max(network_of(info).num_classes, 0), **options})
 
 
 def randomise(model: torch.nn.Module, size: int = 128) -> torch.nn.Module:
@@ -68,17 +77,19 @@ def randomise(model: torch.nn.Module, size: int = 128) -> torch.nn.Module:
             torch.nn.init.kaiming_normal_(module.weight)
             if module.bias is not None:
                 torch.nn.init.normal_(module.bias, 0, 0.5)
-        elif isinstance(module, torch.nn.BatchNorm2d | torch.nn.LayerNorm):
+        elif isinstance(module, NORMS):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
             torch.nn.init.normal_(module.bias, 0, 0.3)
             if isinstance(module, torch.nn.BatchNorm2d):
                 hooks.append(module.register_forward_pre_hook(_calibrate))
-        for parameter in module.parameters(recurse=False):
+        for key, parameter in module.named_parameters(recurse=False):
             if parameter.ndim == 3:  # tokens and positions
                 torch.nn.init.normal_(parameter, 0, 0.5)
+            elif parameter.ndim == 1 and key not in ('weight', 'bias'):  # slopes, thresholds, scales of branches
+                parameter.data += 0.3 * torch.randn_like(parameter)
     for block in model.modules():
         if getattr(block, 'has_skip', False) or hasattr(block, 'zero_init_last'):
-            last = [child for child in block.children() if isinstance(child, torch.nn.BatchNorm2d)][-1]
+            last = [child for child in block.children() if isinstance(child, NORMS)][-1]
             torch.nn.init.uniform_(last.weight, 0.2, 0.6)
     model.eval()
     if hooks:

@@ -31,6 +31,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     'MNASNet, FBNet-C, Single-Path NAS': ('mnasnet_a1', 'mnasnet_b1', 'mnasnet_small', 'fbnetc', 'spnasnet'),
     'ResNet': ('resnet',),
     'DenseNet': ('densenet',),
+    'ResNetV2': ('resnetv2',),
+    'ResNetV2, Big Transfer': ('resnetv2_bit',),
     'ResNet, Keras': ('resnet_keras',),
     'ResNet-RS, Keras': ('resnetrs_keras',),
     'ResNetV2, Keras': ('resnetv2_keras',),

@@ -22,10 +22,20 @@ from jeffnet.models.table import table
 from tools.efficientnet_table import multiply_adds
 from tools.keras_table import MODELS, write
 
-# By family file, all of whose VARIANTS that timm has become names: the paper where timm states none, and, by pattern of
-# the architecture (the first that matches), its family if that is not the file, and what differs from the policy.
+# By family file, all of whose VARIANTS that timm has become names: the paper where timm states none (of all, or by
+# pattern of `<arch>.<tag>`), and, by pattern of the architecture, its family if that is not the file, and what differs
+# from the policy. The first pattern that matches counts.
 FAMILIES: dict[str, dict[str, Any]] = {
     'densenet': {'paper': 'arXiv:1608.06993'},
+    'resnetv2': {
+        'paper': {
+            '*_bit.goog_distilled_*': 'arXiv:2106.05237',
+            '*_bit.goog_teacher_*': 'arXiv:2106.05237',
+            '*_bit.*': 'arXiv:1912.11370',
+            '*': 'arXiv:1603.05027',
+        },
+        'family': {'*_bit': 'resnetv2_bit'},
+    },
 }
 
 
@@ -62,14 +72,16 @@ def entry(file: str, arch: str, weights: str | None, measured: dict) -> dict[str
     """An entry of the table, not counted yet."""
     config, family = get_pretrained_cfg(weights or arch), FAMILIES[file]
     _, height, width = config.input_size
+    papers = family['paper'] if isinstance(family['paper'], dict) else {'*': family['paper']}
     row = measured.get((weights, height))
     top1, top5 = (float(row[key]) if row else None for key in ('top1', 'top5'))
     return {
-        'family': of_pattern(family.get('family', {}), arch) or file, 'arch': arch, 'flavour': 'pt', 'options': {},
+        'family': of_pattern(family.get('family', {}), arch) or file, 'arch': arch, 'flavour': 'pt',
+        'options': {'num_classes': config.num_classes} if config.num_classes != 1000 else {},
         'parameters': 0, 'multiply_adds': 0,
         'input_size': [height, width, 3], 'crop_pct': config.crop_pct, 'interpolation': config.interpolation,
         'mean': list(config.mean), 'std': list(config.std), 'preprocessing': 'pil', 'weights': weights, 'timm': arch,
-        'licence': config.license, 'paper': config.paper_ids or family['paper'], 'top1': top1, 'top5': top5,
+        'licence': config.license, 'paper': config.paper_ids or of_pattern(papers, weights or arch), 'top1': top1, 'top5': top5,
         'top_image_size': height if row else None, 'drop_rate': 0.0,
         'policy': of_pattern(family.get('policy', {}), arch) or {},
     }  # fmt: skip
