@@ -81,8 +81,8 @@ def entry(file: str, arch: str, weights: str | None, measured: dict) -> dict[str
         'parameters': 0, 'multiply_adds': 0,
         'input_size': [height, width, 3], 'crop_pct': config.crop_pct, 'interpolation': config.interpolation,
         'mean': list(config.mean), 'std': list(config.std), 'preprocessing': 'pil', 'weights': weights, 'timm': arch,
-        'licence': config.license, 'paper': config.paper_ids or of_pattern(papers, weights or arch), 'top1': top1, 'top5': top5,
-        'top_image_size': height if row else None, 'drop_rate': 0.0,
+        'licence': config.license, 'paper': config.paper_ids or of_pattern(papers, weights or arch),
+        'top1': top1, 'top5': top5, 'top_image_size': height if row else None, 'drop_rate': 0.0,
         'policy': of_pattern(family.get('policy', {}), arch) or {},
     }  # fmt: skip
 
