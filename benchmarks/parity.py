@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 
@@ -121,8 +122,11 @@ def images(size: tuple[int, int], seed: int = 1, channels: int = 3) -> np.ndarra
 
 @torch.no_grad()
 def torch_logits(model: torch.nn.Module, x: np.ndarray) -> np.ndarray:
-    """timm's logits of NHWC images, in the type of `x`."""
-    return model.to(torch.from_numpy(x).dtype)(torch.from_numpy(x).permute(0, 3, 1, 2)).numpy()
+    """timm's logits of NHWC images, in the type of `x`, which some of timm's norms would leave for float32."""
+    images = torch.from_numpy(x).permute(0, 3, 1, 2)
+    own = torch.Tensor.double if x.dtype == np.float64 else torch.Tensor.float
+    with mock.patch.object(torch.Tensor, 'float', own):
+        return model.to(images.dtype)(images).numpy()
 
 
 def spread(logits: np.ndarray) -> float:
