@@ -32,6 +32,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     'ResNet': ('resnet',),
     'DenseNet': ('densenet',),
     'RegNet X, Y, Z, V': ('regnetx', 'regnety', 'regnetz', 'regnetv'),
+    'ResNetV2': ('resnetv2',),
+    'ResNetV2, Big Transfer': ('resnetv2_bit',),
     'ResNet, Keras': ('resnet_keras',),
     'ResNet-RS, Keras': ('resnetrs_keras',),
     'ResNetV2, Keras': ('resnetv2_keras',),

@@ -49,9 +49,25 @@ class Conv(Block):
         padding = self.policy.padding if self.padding is None else self.padding
         stride, dilation = pair(self.stride), pair(self.dilation)
         pairs = resolve(padding, x.shape[1:3], pair(self.kernel_size), stride, dilation)
-        kernel = jnp.asarray(self.kernel, dtype)
-        x = convolve(jnp.asarray(x, dtype), kernel, stride, pairs, dilation, self.groups)  # [N, H', W', out]
+        x = convolve(
+            jnp.asarray(x, dtype), self.weights(dtype), stride, pairs, dilation, self.groups
+        )  # [N, H', W', out]
         return x if self.bias is None else x + jnp.asarray(self.bias, dtype)
+
+    def weights(self, dtype):
+        """The kernel `[h, w, in / groups, out]` that images meet, in this type."""
+        return jnp.asarray(self.kernel, dtype)
+
+
+class StdConv(Conv):
+    """Convolution by a standardised kernel: mean 0 and variance 1 for each output (Qiao et al., 2019)."""
+
+    eps: float = 1e-6
+
+    def weights(self, dtype):
+        wide = jnp.asarray(self.kernel, at_least_float32(dtype))
+        centred = wide - wide.mean((0, 1, 2))
+        return (centred * lax.rsqrt(jnp.square(centred).mean((0, 1, 2)) + self.eps)).astype(dtype)
 
 
 class MixedConv(Block):

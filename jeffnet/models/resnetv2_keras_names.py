@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from jeffnet.models.keras_order import by_depth
 
 
-def keras_layers(network) -> Iterator[tuple[str, str]]:
-    """(Keras' layer, our module) of all layers with variables, in the order of Keras' files."""
+def keras_layers(network) -> Iterator[tuple[str, ...]]:
+    """(Keras' layer, our module, its class if not ours) of all layers with variables, in the order of Keras' files."""
     yield 'conv1_conv', 'stem.conv'
     for s, repeats in enumerate(network.repeats):
         for i in range(repeats):
@@ -18,4 +18,4 @@ def keras_layers(network) -> Iterator[tuple[str, str]]:
             branch = [*first, None, None, *second, None, (f'{theirs}_3_conv', f'{ours}.conv3')]
             shortcut = [(f'{theirs}_0_conv', f'{ours}.downsample.conv')] if i == 0 else []
             yield from by_depth(shortcut, branch)
-    yield from (('post_bn', 'norm'), ('predictions', 'head.fc'))
+    yield from (('post_bn', 'norm'), ('predictions', 'head.fc', 'dense'))

@@ -169,7 +169,7 @@ def exported(model, variables, name, preprocessing, classes, metrics) -> Export:
     about |= {'classes': classes, 'metrics': {k: float(v) for k, v in metrics.items()} if metrics else None}
     kernel = flat.get(f'{block.classifier_name}.kernel')
     first = names[f'{block.first_conv}.kernel'].removesuffix('.weight')
-    return Export(info, to_timm(flat, names), about, kernel.shape[0] if kernel is not None else 0, first)
+    return Export(info, to_timm(flat, names), about, kernel.shape[-2] if kernel is not None else 0, first)
 
 
 def info_of(block: Any, name: str | None) -> ModelInfo:

@@ -181,9 +181,9 @@ def advice(file: WeightsFile, info: ModelInfo, found: Translated, wanted: Mappin
     models = recognise.models_of(file)
     if models and info.name not in models:
         return f'its arrays are those of {" or ".join(models[:4])}: use that name'
-    if not new_classifier and kernel in wanted and kept is not None and kept.ndim == 2:
-        classes = kept.shape[1]
-        if classes != wanted[kernel].shape[1]:
+    if not new_classifier and kernel in wanted and kept is not None and kept.ndim in (2, 4):
+        classes = kept.shape[-1]
+        if classes != wanted[kernel].shape[-1]:
             return f'its classifier has {classes} classes: pass num_classes={classes}'
     missing = {name for name in wanted if name not in found.flat}
     if missing and all(name.startswith(f'{network_of(info).classifier_name}.') for name in missing):
