@@ -188,11 +188,12 @@ class GroupNorm(Block):
     features: int
     groups: int = 32
     eps: float = 1e-5
+    scale_init: Callable = initial.ones
 
     def setup(self):
         if self.features % self.groups:
             raise ValueError(f'groups={self.groups} does not divide {self.features} channels')
-        self.scale = Param((self.features,), initial.ones)
+        self.scale = Param((self.features,), self.scale_init)
         self.bias = Param((self.features,), initial.zeros)
 
     def __call__(self, x, training=False):  # [N, ..., features]; `training` so that it can stand in for BatchNorm
@@ -232,10 +233,12 @@ class SqueezeExcite(Block):
     reduced: int
     act: Callable = relu
     gate: Callable = sigmoid
+    zero_bias: bool = True  # at the beginning; else the biases are PyTorch's own, U(-1 / sqrt(in), 1 / sqrt(in))
 
     def setup(self):
-        self.conv_reduce = Conv(self.features, self.reduced, use_bias=True)
-        self.conv_expand = Conv(self.reduced, self.features, use_bias=True)
+        init = [initial.zeros if self.zero_bias else initial.Uniform(i**-0.5) for i in (self.features, self.reduced)]
+        self.conv_reduce = Conv(self.features, self.reduced, use_bias=True, bias_init=init[0])
+        self.conv_expand = Conv(self.reduced, self.features, use_bias=True, bias_init=init[1])
 
     def __call__(self, x):  # [N, H, W, features]
         gates = global_avg_pool(x, keepdims=True).astype(x.dtype)  # [N, 1, 1, features]
