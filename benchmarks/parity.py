@@ -31,8 +31,9 @@ import torch
 from safetensors.torch import save_file
 
 import jeffnet
+from benchmarks import torch_networks
 from benchmarks.table import parse
-from jeffnet.models.table import definition
+from jeffnet.models.table import definition, network_of
 from jeffnet.weights.judges import move_stride_to_projection
 
 # One thread: beside JAX's own threads and other processes, PyTorch's spin for each other and take many times as long.
@@ -41,6 +42,7 @@ torch.set_num_threads(1)
 Sizes = Sequence[tuple[int, int]]  # (height, width) each
 Judge = torch.nn.Module | Callable[[np.ndarray], np.ndarray]  # or a function from images to logits, in their type
 SIZES = ((64, 64), (97, 97), (76, 50))  # even, odd, and not square: SAME padding differs only at even sides
+HALVED_SIZES = ((64, 64), (97, 97), (96, 64))  # of networks that timm cannot run where a side has no half
 PATCH_SIZES = ((64, 64), (80, 48), (224, 224))  # of networks with a position table: resampled, and as it is stored
 BATCH = 4
 DEEP = ('b6', 'b7', 'b8', 'l2')  # so ill-conditioned in float32 that float64 has to show the identity
@@ -49,10 +51,13 @@ BAR32, BAR64, BAR_FRAMEWORKS = 2e-4, 1e-8, 1e-6
 
 
 def reference(name: str, **options) -> torch.nn.Module:
-    """timm's model of the same architecture, randomised, in evaluation mode."""
+    """timm's model of the same architecture, or that of `torch_networks`, randomised, in evaluation mode."""
     torch.manual_seed(zlib.crc32(name.encode()))
-    model = timm.create_model(jeffnet.model_info(name).timm, pretrained=False, **options)
-    return randomise(model)
+    info = jeffnet.model_info(name)
+    options = {'num_classes': max(0, network_of(info).num_classes), **options}
+    if not timm.is_model(info.timm):
+        return randomise(torch_networks.create(name, **options))
+    return randomise(timm.create_model(info.timm, pretrained=False, **options))
 
 
 def randomise(model: torch.nn.Module, size: int = 128) -> torch.nn.Module:
@@ -68,18 +73,17 @@ def randomise(model: torch.nn.Module, size: int = 128) -> torch.nn.Module:
             torch.nn.init.kaiming_normal_(module.weight)
             if module.bias is not None:
                 torch.nn.init.normal_(module.bias, 0, 0.5)
-        elif isinstance(module, torch.nn.BatchNorm2d | torch.nn.LayerNorm):
+        elif isinstance(module, torch.nn.BatchNorm2d | torch.nn.LayerNorm | torch.nn.GroupNorm):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
             torch.nn.init.normal_(module.bias, 0, 0.3)
             if isinstance(module, torch.nn.BatchNorm2d):
                 hooks.append(module.register_forward_pre_hook(_calibrate))
         for parameter in module.parameters(recurse=False):
-            if parameter.ndim == 3:  # tokens and positions
+            if parameter.ndim == 3:  # tokens, positions, kernels of channel attention
                 torch.nn.init.normal_(parameter, 0, 0.5)
     for block in model.modules():
         if getattr(block, 'has_skip', False) or hasattr(block, 'zero_init_last'):
-            last = [child for child in block.children() if isinstance(child, torch.nn.BatchNorm2d)][-1]
-            torch.nn.init.uniform_(last.weight, 0.2, 0.6)
+            torch.nn.init.uniform_(_last_norm(block).weight, 0.2, 0.6)
     model.eval()
     if hooks:
         first = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
@@ -88,6 +92,13 @@ def randomise(model: torch.nn.Module, size: int = 128) -> torch.nn.Module:
     for hook in hooks:
         hook.remove()
     return model
+
+
+def _last_norm(block: torch.nn.Module) -> torch.nn.Module:
+    """The norm at the end of a residual branch."""
+    kinds = torch.nn.BatchNorm2d | torch.nn.GroupNorm
+    norms = [(name, module) for name, module in block.named_modules() if isinstance(module, kinds)]
+    return [module for name, module in norms if not name.startswith('downsample')][-1]
 
 
 def _calibrate(norm: torch.nn.BatchNorm2d, inputs):
@@ -178,6 +189,8 @@ def sizes_of(name: str) -> tuple[tuple[int, int], ...]:
         from benchmarks import keras_reference
 
         return keras_reference.sizes_of(name)
+    if getattr(network_of(jeffnet.model_info(name)), 'anti_alias', '') == 'avg':
+        return HALVED_SIZES
     return PATCH_SIZES if has_positions(name) else SIZES
 
 

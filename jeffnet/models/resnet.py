@@ -22,7 +22,15 @@ from jeffnet.core.layers import Conv
 from jeffnet.core.pooling import avg_pool, blur_pool, max_pool
 from jeffnet.models.network import Network, level
 from jeffnet.models.resnet_blocks import (
-    BasicBlock, Bottleneck, Design, Pruned, Stages, build_stages, level_widths, norm, stages,
+    BasicBlock,
+    Bottleneck,
+    Design,
+    Pruned,
+    Stages,
+    build_stages,
+    level_widths,
+    norm,
+    stages,
 )  # fmt: skip
 from jeffnet.models.resnet_pruned import PRUNED
 

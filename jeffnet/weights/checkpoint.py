@@ -180,10 +180,11 @@ def _check_arguments(arguments: dict[str, Any], model: str) -> None:
 def _as_timm_builds(model: str, classes: int, tag: str | None) -> dict[str, Any]:
     """Options of a network that timm trained further: timm's own, where the published weights want others."""
     info = model_info(model)
-    if not info.options or (classes == 1000 and tag == info.tag):
+    others = {key: value for key, value in info.options.items() if key != 'num_classes'}
+    if not others or (classes == 1000 and tag == info.tag):
         return {}
-    log.warning('%s: not the published weights, so built as timm does, without %s', model, ', '.join(info.options))
-    return {key: type(value)() for key, value in info.options.items()}
+    log.warning('%s: not the published weights, so built as timm does, without %s', model, ', '.join(others))
+    return {key: type(value)() for key, value in others.items()}
 
 
 def model_of_timm(architecture: str, tag: str | None) -> str | None:
