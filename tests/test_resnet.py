@@ -52,27 +52,38 @@ def nchw(x):
 
 
 def test_names_pick_weights_by_timms_tags():
-    tags = {'a2_in1k', 'a3_in1k', 'ra_in1k', 'tv_in1k'}
-    names = {f'pt_resnet{depth}' for depth in (18, 26, 34, 50)} | {f'pt_resnet50.{tag}' for tag in tags}
-    assert set(NAMES) == names
+    depths, forms = (10, 14, 18, 26, 34, 50, 101, 152, 200), ('', 'c', 'd', 's', 't')
+    every = {f'resnet{depth}{form}' for depth in depths for form in forms}
+    names = {f'pt_{arch}' for arch in every | {'resnet50_gn', 'test_resnet'} if timm.is_model(arch)}
+    assert {name for name in NAMES if '.' not in name} == names
+    tags = {name.partition('.')[2] for name in NAMES if name.startswith('pt_resnet50.')}
+    assert {'a2_in1k', 'tv2_in1k', 'fb_swsl_ig1b_ft_in1k', 'gluon_in1k'} < tags
     assert jeffnet.model_info('pt_resnet50.a1_in1k').name == 'pt_resnet50'
     assert {jeffnet.model_info(f'pt_resnet50.{tag}').weights for tag in tags} == {f'resnet50.{tag}' for tag in tags}
     assert jeffnet.model_info('pt_resnet50').tag == timm.get_pretrained_cfg('resnet50').tag == 'a1_in1k'
 
 
-@pytest.mark.parametrize('name', NAMES)
-def test_facts_are_those_of_timm(name):
-    info = jeffnet.model_info(name)
-    config = timm.get_pretrained_cfg(info.weights)
-    assert (info.input_size, info.crop_pct) == ((*config.input_size[1:], 3), config.crop_pct)
-    assert info.licence == config.license and info.paper == (config.paper_ids or 'arXiv:1512.03385')
-    assert info.top_image_size == info.input_size[0] and info.top1 < info.top5
+def test_families_and_papers_go_by_name():
+    families = {
+        'pt_resnet50d': ('resnet', 'arXiv:1812.01187'), 'pt_resnet50.a2_in1k': ('resnet', 'arXiv:2110.00476'),
+        'pt_resnext101_32x8d.fb_wsl_ig1b_ft_in1k': ('resnext', 'arXiv:1805.00932'),
+        'pt_wide_resnet50_2.tv_in1k': ('wide_resnet', 'arXiv:1605.07146'),
+        'pt_seresnextaa101d_32x8d': ('resnet_antialiased', 'arXiv:1904.11486'),
+        'pt_senet154': ('seresnet', 'arXiv:1709.01507'), 'pt_ecaresnetlight': ('ecaresnet', 'arXiv:1910.03151'),
+        'pt_resnetrs50': ('resnetrs', 'arXiv:2103.07579'), 'pt_skresnet18': ('sknet', 'arXiv:1903.06586'),
+        'pt_resnest14d': ('resnest', 'arXiv:2004.08955'), 'pt_resnet20_cifar': ('resnet_cifar', 'arXiv:1512.03385'),
+    }  # fmt: skip
+    assert {name: (jeffnet.model_info(name).family, jeffnet.model_info(name).paper) for name in families} == families
 
 
-def test_multiply_adds_are_those_that_torchvision_states():
-    stated = {18: 1.814e9, 34: 3.664e9, 50: 4.089e9}
-    for depth, count in stated.items():
-        assert jeffnet.model_info(f'pt_resnet{depth}').multiply_adds == pytest.approx(count, rel=1e-3)
+@pytest.mark.parametrize('arch', ['resnet18', 'resnet34', 'resnet50', 'resnet152', 'resnext50_32x4d',
+                                  'resnext101_64x4d', 'wide_resnet101_2'])  # fmt: skip
+def test_multiply_adds_are_those_that_torchvision_states(arch):
+    meta = torchvision.models.get_model_weights(arch).IMAGENET1K_V1.meta
+    info = jeffnet.model_info(f'pt_{arch}')
+    assert info.parameters == meta['num_params']
+    if info.input_size == (224, 224, 3):
+        assert info.multiply_adds == pytest.approx(1e9 * meta['_ops'], rel=1e-3)
 
 
 # --------------------------------------------------------------------------------------------------------- identity

@@ -249,10 +249,12 @@ class SqueezeExcite(Block):
     reduced: int
     act: Callable = relu
     gate: Callable = sigmoid
+    zero_bias: bool = True  # at the beginning; else the biases are PyTorch's own, U(-1 / sqrt(in), 1 / sqrt(in))
 
     def setup(self):
-        self.conv_reduce = Conv(self.features, self.reduced, use_bias=True)
-        self.conv_expand = Conv(self.reduced, self.features, use_bias=True)
+        init = [initial.zeros if self.zero_bias else initial.Uniform(i**-0.5) for i in (self.features, self.reduced)]
+        self.conv_reduce = Conv(self.features, self.reduced, use_bias=True, bias_init=init[0])
+        self.conv_expand = Conv(self.reduced, self.features, use_bias=True, bias_init=init[1])
 
     def __call__(self, x):  # [N, H, W, features]
         gates = global_avg_pool(x, keepdims=True).astype(x.dtype)  # [N, 1, 1, features]

@@ -73,6 +73,19 @@ def avg_pool(x, kernel_size, stride, padding: Padding = 'VALID', ceil_mode: bool
     return sums / counts
 
 
+def blur_pool(x, stride: int = 2):
+    """Low-pass filter of 3x3 binomial weights before a stride, of `[N, H, W, C]` mirrored at its borders (Zhang, 2019).
+
+    Of `stride` 1: the filter alone.
+    """
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode='reflect')
+    for axis in (1, 2):  # one direction after the other
+        last = x.shape[axis] - 2
+        first, middle, end = (lax.slice_in_dim(x, i, last + i, stride, axis) for i in range(3))
+        x = 0.25 * first + 0.5 * middle + 0.25 * end
+    return x
+
+
 def global_avg_pool(x, keepdims: bool = False):
     """Mean over height and width, at least in float32: `[N, H, W, C]` to `[N, C]` (or `[N, 1, 1, C]`)."""
     dtype = jnp.promote_types(x.dtype, jnp.float32)

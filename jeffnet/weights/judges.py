@@ -104,7 +104,7 @@ def judge_of(judge: str, info: ModelInfo, path: Path, module: Any, variables: di
     else:
         import timm
 
-        options = {'num_classes': module.num_classes, 'in_chans': module.in_chans}
+        options = {'num_classes': max(0, module.num_classes), 'in_chans': module.in_chans}
         if hasattr(module, 'image_size'):
             options['img_size'] = module.image_size
         elif getattr(module, 'output_stride', 32) != 32:
