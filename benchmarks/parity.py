@@ -45,14 +45,16 @@ PATCH_SIZES = ((64, 64), (80, 48), (224, 224))  # of networks with a position ta
 BATCH = 4
 DEEP = ('b6', 'b7', 'b8', 'l2')  # so ill-conditioned in float32 that float64 has to show the identity
 FIELDS = ('name', 'framework', 'size', 'dtype', 'error', 'between_frameworks', 'floor', 'bar', 'seconds', 'ok')
+NORMS = torch.nn.BatchNorm2d | torch.nn.LayerNorm | torch.nn.GroupNorm
 BAR32, BAR64, BAR_FRAMEWORKS = 2e-4, 1e-8, 1e-6
 
 
 def reference(name: str, **options) -> torch.nn.Module:
     """timm's model of the same architecture, randomised, in evaluation mode."""
     torch.manual_seed(zlib.crc32(name.encode()))
-    model = timm.create_model(jeffnet.model_info(name).timm, pretrained=False, **options)
-    return randomise(model)
+    info = jeffnet.model_info(name)
+    classes = {key: info.options[key] for key in ('num_classes',) if key in info.options}
+    return randomise(timm.create_model(info.timm, pretrained=False, **classes | options))
 
 
 def randomise(model: torch.nn.Module, size: int = 128) -> torch.nn.Module:
@@ -68,7 +70,7 @@ def randomise(model: torch.nn.Module, size: int = 128) -> torch.nn.Module:
             torch.nn.init.kaiming_normal_(module.weight)
             if module.bias is not None:
                 torch.nn.init.normal_(module.bias, 0, 0.5)
-        elif isinstance(module, torch.nn.BatchNorm2d | torch.nn.LayerNorm):
+        elif isinstance(module, NORMS):
             torch.nn.init.uniform_(module.weight, 0.5, 1.5)
             torch.nn.init.normal_(module.bias, 0, 0.3)
             if isinstance(module, torch.nn.BatchNorm2d):
@@ -78,8 +80,8 @@ def randomise(model: torch.nn.Module, size: int = 128) -> torch.nn.Module:
                 torch.nn.init.normal_(parameter, 0, 0.5)
     for block in model.modules():
         if getattr(block, 'has_skip', False) or hasattr(block, 'zero_init_last'):
-            last = [child for child in block.children() if isinstance(child, torch.nn.BatchNorm2d)][-1]
-            torch.nn.init.uniform_(last.weight, 0.2, 0.6)
+            own, all_norms = ([m for m in each if isinstance(m, NORMS)] for each in (block.children(), block.modules()))
+            torch.nn.init.uniform_((own or all_norms)[-1].weight, 0.2, 0.6)
     model.eval()
     if hooks:
         first = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
