@@ -3,6 +3,7 @@
 from functools import partial
 
 import pytest
+import timm
 import torch
 from timm.layers import GroupNormAct, LayerNormAct2d
 from timm.models import efficientnet as timm_efficientnet
@@ -118,6 +119,15 @@ def test_small_networks_compute_what_timms_do(name, tmp_path):
 @pytest.mark.parametrize('name', ['pt_test_efficientnet', 'pt_mobilenetv4_conv_small_035', 'pt_lcnet_035'])
 def test_feature_maps_are_those_of_timm(name, tmp_path):
     assert not small_networks.feature_faults(name, tmp_path)
+
+
+def test_dilated_space_to_depth_gives_the_sizes_of_timm():
+    with torch.device('meta'):
+        theirs = timm.create_model('efficientnet_x_b3', features_only=True, output_stride=8)
+    ours = jeffnet.create.plan('pt_efficientnet_x_b3', features_only=True, output_stride=8).block
+    kept = ('num_chs', 'reduction', 'module')
+    described = [[level[key] for key in kept] for level in ours.feature_info]
+    assert described == [[level[key] for key in kept] for level in theirs.feature_info.get_dicts()]
 
 
 def test_weights_of_other_classes_are_names_with_that_many():

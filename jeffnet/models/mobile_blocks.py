@@ -176,10 +176,7 @@ class InvertedResidual(MobileBlock):
 
 
 class EdgeResidual(MobileBlock):
-    """Expand k x k, squeeze-excite, project 1x1, for accelerators that dislike depthwise convolutions.
-
-    (Gupta & Akin, 2020)
-    """
+    """Expand k x k, squeeze-excite, project 1x1, where depthwise convolutions are slow (Gupta & Akin, 2020)."""
 
     mid_features: int
     squeeze: Squeeze | None = None
@@ -226,18 +223,19 @@ class UniversalInvertedResidual(MobileBlock):
     start_kernel: int = 0
 
     def setup(self):
-        width, mid, same = self.in_features, self.mid_features, {'norm': self.norm, 'pool': self.pool}
-        depthwise = same | {'dilation': self.dilation, 'group_size': 1}
-        self.dw_start, self.dw_mid = None, None
-        if self.start_kernel:
-            start = {'kernel_size': self.start_kernel, 'stride': 1 if self.kernel_size else self.stride}
-            self.dw_start = ConvNorm(width, width, act=identity, **start, **depthwise)
-        self.pw_exp = ConvNorm(width, mid, kernel_size=1, act=self.act, **same)
-        if self.kernel_size:
-            middle = {'kernel_size': self.kernel_size, 'stride': self.stride}
-            self.dw_mid = ConvNorm(mid, mid, act=self.act, **middle, **depthwise)
+        mid, same = self.mid_features, {'norm': self.norm, 'pool': self.pool}
+        self.dw_start = self.depthwise(self.in_features, self.start_kernel, 1 if self.kernel_size else self.stride)
+        self.pw_exp = ConvNorm(self.in_features, mid, kernel_size=1, act=self.act, **same)
+        self.dw_mid = self.depthwise(mid, self.kernel_size, self.stride, self.act)
         self.pw_proj = ConvNorm(mid, self.out_features, kernel_size=1, act=identity, **same)
         self.drop_path = Dropout(self.drop_rate, per_sample=True)
+
+    def depthwise(self, width: int, kernel_size: int, stride: int, act: Callable = identity) -> Block | None:
+        """A depthwise convolution with its norm, or None for a kernel size of 0."""
+        if not kernel_size:
+            return None
+        options = {'dilation': self.dilation, 'norm': self.norm, 'pool': self.pool, 'group_size': 1}
+        return ConvNorm(width, width, kernel_size=kernel_size, stride=stride, act=act, **options)
 
     def __call__(self, x, training=False):  # [N, H, W, in]
         shortcut = x
