@@ -102,7 +102,8 @@ SMALL = 'tf_mobilenetv3_small_minimal_100'
 @pytest.mark.parametrize(
     ('name', 'options'),
     [('tf_efficientnet_b0', {}), ('pt_mnasnet_small', {'output_stride': 8, 'out_indices': (1, -1)}),
-     ('tf_efficientnet_lite0', {'output_stride': 16, 'out_indices': (0, 2, 4)}), ('pt_mobilenetv3_small_075', {})],
+     ('tf_efficientnet_lite0', {'output_stride': 16, 'out_indices': (0, 2, 4)}), ('pt_mobilenetv3_small_075', {}),
+     ('pt_mobilenetv4_conv_small_035', {'output_stride': 16})],
 )  # fmt: skip
 def test_feature_maps_are_those_of_timm(framework, name, options, tmp_path):
     info = jeffnet.model_info(name)

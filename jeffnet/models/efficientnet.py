@@ -21,11 +21,10 @@ from jeffnet.core.inputs import check_images
 from jeffnet.core.layers import BatchNorm, Conv
 from jeffnet.core.pooling import global_avg_pool
 from jeffnet.models import efficientnet_stages as table
-from jeffnet.models import mobile_squeeze as squeeze
+from jeffnet.models import mobile_squeeze
 from jeffnet.models.efficientnet_build import build_stages, head_width, stem_width, strides
 from jeffnet.models.efficientnet_stages import Stages
 from jeffnet.models.mobile_blocks import PixelNorm, blur_pool, group_norm_8, group_norm_16
-from jeffnet.models.mobile_squeeze import divisible
 from jeffnet.models.network import Network, level
 
 
@@ -47,7 +46,7 @@ class EfficientNet(Network):
     depth_rounding: Callable = math.ceil
     divisor: int = 8  # of scaled widths
     width_limit: float = 0.9  # share of a scaled width that rounding must leave
-    squeeze: Callable = squeeze.of_input  # settings of squeeze-and-excitation
+    squeeze: Callable = mobile_squeeze.of_input  # settings of squeeze-and-excitation
     norm: Callable = BatchNorm
     pool: Callable = identity  # in the place of the strides of blocks, against aliasing; `identity`: none
     group_size: int = 1  # channels that a depthwise convolution sees together
@@ -87,7 +86,7 @@ class EfficientNet(Network):
 
     def rounded(self, features: int) -> int:
         """A width of the table at the network's width multiplier."""
-        return divisible(features * self.width, self.divisor, self.width_limit)
+        return mobile_squeeze.divisible(features * self.width, self.divisor, self.width_limit)
 
     @property
     def levels(self) -> list[dict]:
@@ -106,7 +105,7 @@ class MobileNetV3(EfficientNet):
 
     stem: int = 16
     scale_head: bool = False
-    squeeze: Callable = squeeze.of_middle
+    squeeze: Callable = mobile_squeeze.of_middle
     head_bias: bool = True
     head_norm: bool = False  # behind the 1x1 convolution, which then has no bias
 
@@ -154,9 +153,14 @@ _tinynet = partial(_v1, fixed_stem=True, scale_head=False, depth_rounding=round)
 _large = partial(MobileNetV3, table.MOBILENETV3_LARGE, act=hard_swish)
 _small = partial(MobileNetV3, table.MOBILENETV3_SMALL, features=1024, act=hard_swish)
 _fbnetv3 = partial(
-    MobileNetV3, act=hard_swish, features=1984, head_bias=False, width_limit=0.95, squeeze=squeeze.of_input_rounded
+    MobileNetV3,
+    act=hard_swish,
+    features=1984,
+    head_bias=False,
+    width_limit=0.95,
+    squeeze=mobile_squeeze.of_input_rounded,
 )
-_lcnet = partial(MobileNetV3, table.LCNET, act=hard_swish, squeeze=squeeze.of_middle_exactly)
+_lcnet = partial(MobileNetV3, table.LCNET, act=hard_swish, squeeze=mobile_squeeze.of_middle_exactly)
 
 VARIANTS = {
     **{f'efficientnet_{k}': partial(_v1, width=w, depth=d) for k, (w, d) in MULTIPLIERS.items()},
@@ -178,7 +182,7 @@ VARIANTS = {
     'efficientnetv2_xl': partial(_v2, table.EFFICIENTNETV2_XL),
     'efficientnetv2_rw_t': partial(_v2, table.EFFICIENTNETV2_S, stem=24, width=0.8, depth=0.9),
     'gc_efficientnetv2_rw_t': partial(_v2, table.EFFICIENTNETV2_S, stem=24, width=0.8, depth=0.9,
-                                      squeeze=squeeze.context_of_input),
+                                      squeeze=mobile_squeeze.context_of_input),
     'efficientnetv2_rw_s': partial(_rw, table.EFFICIENTNETV2_RW_S),
     'efficientnetv2_rw_m': partial(_rw, table.EFFICIENTNETV2_RW_M, width=1.2),
     'efficientnet_x_b3': partial(_x, table.EFFICIENTNET_X, **_b['b3']),
@@ -230,7 +234,7 @@ VARIANTS = {
     'mobilenetv3_small_100': _small,
     'mobilenetv3_small_minimal_100': partial(MobileNetV3, table.MOBILENETV3_SMALL_MINIMAL, features=1024),
     'mobilenetv3_rw': partial(MobileNetV3, table.MOBILENETV3_RW, act=hard_swish, head_bias=False,
-                              squeeze=squeeze.of_middle_with_act),
+                              squeeze=mobile_squeeze.of_middle_with_act),
     'fbnetv3_b': partial(_fbnetv3, table.FBNETV3_B),
     'fbnetv3_d': partial(_fbnetv3, table.FBNETV3_D, stem=24),
     'fbnetv3_g': partial(_fbnetv3, table.FBNETV3_G, stem=32),
