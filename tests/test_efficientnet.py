@@ -13,7 +13,7 @@ import jeffnet
 from benchmarks import parity
 from jeffnet.core.block import State, declarations
 from jeffnet.create import plan
-from tools import efficientnet_table
+from tools import efficientnet_table, timm_table
 
 NAMES = [name for name in jeffnet.list_models('[pt]*') if jeffnet.model_info(name).file == 'efficientnet']
 
@@ -28,9 +28,10 @@ def made(name, framework='linen', **options):
 # ------------------------------------------------------------------------------------------------------- all names
 
 
-def test_the_table_has_the_79_names_of_the_predecessor_and_mnasnet_small():
-    assert len(NAMES) == 80 and 'pt_mnasnet_small' in NAMES
-    assert len(set(NAMES) & set(jeffnet.list_models(pretrained=True))) == 71
+def test_the_table_has_the_names_of_the_predecessor_and_of_timm():
+    assert len(NAMES) == 165 and 'pt_mnasnet_small' in NAMES
+    assert len(set(NAMES) & set(jeffnet.list_models(pretrained=True))) == 131
+    assert len([name for name in NAMES if timm_table.is_kept('efficientnet', name)]) == 18
     assert jeffnet.list_models('tf_efficientnet_b?_ns') == [f'tf_efficientnet_b{i}_ns' for i in range(8)]
     assert jeffnet.list_models(family='fbnetc') == ['pt_fbnetc_100']
 
@@ -101,7 +102,8 @@ SMALL = 'tf_mobilenetv3_small_minimal_100'
 @pytest.mark.parametrize(
     ('name', 'options'),
     [('tf_efficientnet_b0', {}), ('pt_mnasnet_small', {'output_stride': 8, 'out_indices': (1, -1)}),
-     ('tf_efficientnet_lite0', {'output_stride': 16, 'out_indices': (0, 2, 4)}), ('pt_mobilenetv3_small_075', {})],
+     ('tf_efficientnet_lite0', {'output_stride': 16, 'out_indices': (0, 2, 4)}), ('pt_mobilenetv3_small_075', {}),
+     ('pt_mobilenetv4_conv_small_035', {'output_stride': 16})],
 )  # fmt: skip
 def test_feature_maps_are_those_of_timm(framework, name, options, tmp_path):
     info = jeffnet.model_info(name)

@@ -21,6 +21,7 @@ TORCHVISION = {
     'pt_efficientnet_b0': 'efficientnet_b0',
     'pt_efficientnet_b1': 'efficientnet_b1',
     'pt_efficientnet_b5': 'efficientnet_b5',
+    'pt_efficientnetv2_s': 'efficientnet_v2_s',
 }
 
 

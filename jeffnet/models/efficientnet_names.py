@@ -37,6 +37,7 @@ TORCHVISION = {
 TENSORFLOW_LIKE = {'bn_eps': 1e-3, 'bn_momentum': 0.99}
 TORCHVISION_POLICY = {
     **{f'efficientnet_b{i}': TENSORFLOW_LIKE for i in (5, 6, 7)},
+    **{f'efficientnetv2_{size}': {'bn_eps': 1e-3} for size in 'sml'},
     **{f'mobilenetv3_{size}_100': TENSORFLOW_LIKE for size in ('large', 'small')},
     'mnasnet_100': {'bn_momentum': 0.9997},
 }
@@ -79,7 +80,7 @@ def torchvision_modules(network, names: Collection[str]) -> dict[str, str]:
         offset = 0
         if kind == 'mnasnet' and s == 0:  # the first block lies open, behind the stem's three modules
             before, offset = 'layers.', 3
-        elif isinstance(block, ConvBnAct):
+        elif kind == 'mobilenet_v3' and isinstance(block, ConvBnAct):
             before = before.removesuffix('block.')
         ours = modules(block)
         theirs = torchvision_block(kind, ours, offset)
@@ -102,7 +103,7 @@ def torchvision_block(kind: str, ours: list[str], offset: int) -> list[str]:
         last = 2 * i + 2 == len(ours)
         if first.startswith('se.'):
             theirs += [f'{i}.fc1', f'{i}.fc2']
-        elif first == 'conv':
+        elif kind == 'mobilenet_v3' and first == 'conv':
             theirs += ['0', '1']
         elif kind == 'mnasnet':
             theirs += [f'{3 * i + offset}', f'{3 * i + 1 + offset}']  # behind each an activation, which counts
