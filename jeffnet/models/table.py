@@ -14,7 +14,7 @@ from typing import Any
 
 FAMILY_FILES = (
     'efficientnet', 'resnet', 'resnetv2', 'densenet', 'vgg', 'inception_v3', 'inception_resnet_v2', 'xception',
-    'nasnet', 'convnext', 'vit',
+    'nasnet', 'convnext', 'vit', 'hornet', 'van',
 )  # fmt: skip
 
 
@@ -49,6 +49,11 @@ class ModelInfo:
     keras: str | None = None  # constructor in keras.applications
     keras_options: dict = field(default_factory=dict, hash=False)  # its keywords for this name
     checksum: str | None = None  # of the file `weights`, as Keras publishes it: md5, or sha-256 if it has 64 digits
+
+    @property
+    def in_timm(self) -> bool:
+        """Whether timm has the architecture."""
+        return self.timm != self.name
 
     @property
     def tag(self) -> str | None:
