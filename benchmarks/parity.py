@@ -31,8 +31,9 @@ import torch
 from safetensors.torch import save_file
 
 import jeffnet
+from benchmarks import hornet_van_reference
 from benchmarks.table import parse
-from jeffnet.models.table import definition
+from jeffnet.models.table import definition, network_of
 from jeffnet.weights.judges import move_stride_to_projection
 
 # One thread: beside JAX's own threads and other processes, PyTorch's spin for each other and take many times as long.
@@ -49,10 +50,16 @@ BAR32, BAR64, BAR_FRAMEWORKS = 2e-4, 1e-8, 1e-6
 
 
 def reference(name: str, **options) -> torch.nn.Module:
-    """timm's model of the same architecture, randomised, in evaluation mode."""
+    """The judge's model of the same architecture and classes, randomised, in evaluation mode."""
     torch.manual_seed(zlib.crc32(name.encode()))
-    model = timm.create_model(jeffnet.model_info(name).timm, pretrained=False, **options)
-    return randomise(model)
+    return randomise(reference_model(name, **options))
+
+
+def reference_model(name: str, **options) -> torch.nn.Module:
+    """timm's model of the same architecture and classes, or where timm has none, that of `hornet_van_reference`."""
+    info = jeffnet.model_info(name)
+    options = {'num_classes': max(network_of(info).num_classes, 0), **options}
+    return timm.create_model(info.timm, **options) if info.in_timm else hornet_van_reference.create(info.arch, **options)
 
 
 def randomise(model: torch.nn.Module, size: int = 128) -> torch.nn.Module:
@@ -73,9 +80,11 @@ def randomise(model: torch.nn.Module, size: int = 128) -> torch.nn.Module:
             torch.nn.init.normal_(module.bias, 0, 0.3)
             if isinstance(module, torch.nn.BatchNorm2d):
                 hooks.append(module.register_forward_pre_hook(_calibrate))
-        for parameter in module.parameters(recurse=False):
-            if parameter.ndim == 3:  # tokens and positions
+        for key, parameter in module.named_parameters(recurse=False):
+            if parameter.ndim == 3 or (parameter.ndim > 3 and key != 'weight'):  # tokens, positions, filters
                 torch.nn.init.normal_(parameter, 0, 0.5)
+            elif parameter.ndim == 1 and key not in ('weight', 'bias'):  # scales of branches
+                parameter.data += 0.3 * torch.randn_like(parameter)
     for block in model.modules():
         if getattr(block, 'has_skip', False) or hasattr(block, 'zero_init_last'):
             last = [child for child in block.children() if isinstance(child, torch.nn.BatchNorm2d)][-1]
