@@ -5,6 +5,7 @@ spectra, one class for each of the authors' modules.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -125,7 +126,7 @@ class HorNet(nn.Module):
         super().__init__()
         widths = [width, 2 * width, 4 * width, 8 * width]
         self.downsample_layers = nn.ModuleList([nn.Sequential(nn.Conv2d(3, width, 4, 4), norm(width))])
-        for before, after in zip(widths[:3], widths[1:], strict=True):
+        for before, after in pairwise(widths):
             self.downsample_layers.append(nn.Sequential(norm(before), nn.Conv2d(before, after, 2, 2)))
         sizes = (None, None, *filters)
         self.stages = nn.ModuleList(

@@ -59,7 +59,9 @@ def reference_model(name: str, **options) -> torch.nn.Module:
     """timm's model of the same architecture and classes, or where timm has none, that of `hornet_van_reference`."""
     info = jeffnet.model_info(name)
     options = {'num_classes': max(network_of(info).num_classes, 0), **options}
-    return timm.create_model(info.timm, **options) if info.in_timm else hornet_van_reference.create(info.arch, **options)
+    if not info.in_timm:
+        return hornet_van_reference.create(info.arch, **options)
+    return timm.create_model(info.timm, **options)
 
 
 def randomise(model: torch.nn.Module, size: int = 128) -> torch.nn.Module:

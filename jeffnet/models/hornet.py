@@ -115,7 +115,7 @@ class GnConv(Block):
 
 
 class HorNetBlock(Block):
-    """Recursive gated convolution, then a perceptron, each behind a norm and with a learned scale (Rao et al., 2022)."""
+    """Recursive gated convolution, then a perceptron, both with norm and learned scale (Rao et al., 2022)."""
 
     features: int
     order: int

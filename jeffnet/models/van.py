@@ -79,7 +79,7 @@ class ConvMlp(Block):
 
 
 class VANBlock(Block):
-    """Spatial attention, then a perceptron, each behind a norm and with a learned scale (Guo et al., 2022)."""
+    """Spatial attention, then a perceptron, both with norm and learned scale (Guo et al., 2022)."""
 
     features: int
     hidden: int  # width of the perceptron
