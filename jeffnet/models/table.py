@@ -52,8 +52,8 @@ class ModelInfo:
 
     @property
     def in_timm(self) -> bool:
-        """Whether timm has the architecture."""
-        return self.timm != self.name
+        """Whether timm has the architecture; of ours, only the names of the flavour tf can be timm's too."""
+        return self.timm != self.name or self.flavour == 'tf'
 
     @property
     def tag(self) -> str | None:
