@@ -67,6 +67,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     'MobileNet V1, V2, V3, Keras': ('mobilenetv1_keras', 'mobilenetv2_keras', 'mobilenetv3_keras'),
     'ConvNeXt, Keras': ('convnext_keras',),
     'Vision Transformer': ('vit',),
+    'HorNet': ('hornet',),
+    'VAN': ('van',),
 }
 NETWORKS = {
     'efficientnet_b0': 'EfficientNet-B0', 'mobilenetv3_large_100': 'MobileNetV3-L', 'mixnet_s': 'MixNet-S',

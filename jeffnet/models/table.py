@@ -51,6 +51,11 @@ class ModelInfo:
     checksum: str | None = None  # of the file `weights`, as Keras publishes it: md5, or sha-256 if it has 64 digits
 
     @property
+    def in_timm(self) -> bool:
+        """Whether timm has the architecture; of ours, only the names of the flavour tf can be timm's too."""
+        return self.timm != self.name or self.flavour == 'tf'
+
+    @property
     def tag(self) -> str | None:
         """timm's tag of these weights."""
         return (self.weights and self.keras is None and self.weights.partition('.')[2]) or None

@@ -307,6 +307,7 @@ def model_card(export: Export, place: str) -> str:
     info, about = export.info, export.about
     assert info is not None
     counts = f'{about["options"].get("num_classes", 0)} classes, {about["options"]["in_chans"]} channels'
+    in_pytorch = f"\nIn PyTorch: `timm.create_model('{place}', pretrained=True)`.\n" if info.in_timm else ''
     card = f"""---
 library_name: jeffnet
 pipeline_tag: image-classification
@@ -329,9 +330,7 @@ import jeffnet
 module, variables = jeffnet.create_model('{place}', pretrained=True)  # Flax Linen
 model = jeffnet.nnx.create_model('{place}', pretrained=True)  # Flax NNX; jeffnet.objax likewise
 ```
-
-In PyTorch: `timm.create_model('{place}', pretrained=True)`.
-
+{in_pytorch}
 ## Images
 
 {Preprocessing.of(about['preprocessing']).describe()}

@@ -102,6 +102,8 @@ def judge_of(judge: str, info: ModelInfo, path: Path, module: Any, variables: di
         import torchvision
 
         network = getattr(torchvision.models, TORCHVISION[info.arch])(num_classes=module.num_classes)
+    elif not info.in_timm:
+        raise ValueError(f'--against timm: timm has no network like {info.name}')
     else:
         import timm
 
