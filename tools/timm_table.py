@@ -26,6 +26,14 @@ from tools.keras_table import MODELS, write
 # the architecture (the first that matches), its family if that is not the file, and what differs from the policy.
 FAMILIES: dict[str, dict[str, Any]] = {
     'densenet': {'paper': 'arXiv:1608.06993'},
+    'vgg': {'paper': 'arXiv:1409.1556'},
+    'inception_v3': {'paper': 'arXiv:1512.00567', 'policy': {'*': {'bn_eps': 1e-3}}},
+    'inception_v4': {'paper': 'arXiv:1602.07261', 'policy': {'*': {'bn_eps': 1e-3}}},
+    'inception_resnet_v2': {'paper': 'arXiv:1602.07261', 'policy': {'*': {'bn_eps': 1e-3}}},
+    'xception': {'paper': 'arXiv:1610.02357'},
+    'xception_aligned': {'paper': 'arXiv:1802.02611', 'policy': {'xception41p': {}, '*': {'bn_eps': 1e-3}}},
+    'nasnet': {'paper': 'arXiv:1707.07012', 'policy': {'*': {'bn_eps': 1e-3}}},
+    'pnasnet': {'paper': 'arXiv:1712.00559', 'policy': {'*': {'bn_eps': 1e-3}}},
 }
 
 

@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from jeffnet.core.block import Padding
-from jeffnet.core.padding import pair, resolve
+from jeffnet.core.block import Block, Padding
+from jeffnet.core.convolution import convolve
+from jeffnet.core.padding import like, pair, resolve
 
 
 def _windows(x, kernel_size, stride, padding: Padding, ceil_mode: bool):
@@ -71,6 +72,24 @@ def avg_pool(x, kernel_size, stride, padding: Padding = 'VALID', ceil_mode: bool
     else:
         counts = lax.reduce_window(image, 0.0, lax.add, *_windows(image, kernel_size, stride, padding, ceil_mode))
     return sums / counts
+
+
+class BlurPool(Block):
+    """A binomial blur, of which every second pixel is kept: less aliasing (Zhang, arXiv 1904.11486)."""
+
+    kernel_size: int = 3
+    stride: int = 2
+
+    def __call__(self, x):  # [N, H, W, C]
+        size, channels = self.kernel_size, x.shape[3]
+        row = np.array([math.comb(size - 1, k) for k in range(size)]) / 2 ** (size - 1)
+        kernel = jnp.asarray(np.outer(row, row), x.dtype)[:, :, None, None]
+        kernel = jnp.broadcast_to(kernel, (size, size, 1, channels))  # [KH, KW, 1, C]
+        pads = like(size, self.stride, dilation=1)
+        x = jnp.pad(x, ((0, 0), pads, pads, (0, 0)), mode='reflect')  # zeros would darken the border
+        return convolve(
+            x, kernel, pair(self.stride), ((0, 0), (0, 0)), groups=channels
+        )  # [N, H / stride, W / stride, C]
 
 
 def global_avg_pool(x, keepdims: bool = False):

@@ -55,12 +55,14 @@ class ActConvBn(Block):
     in_features: int
     out_features: int
     act: Callable = relu
+    stride: int = 1
 
     def setup(self):
-        self.conv, self.bn = conv(self.in_features, self.out_features), BatchNorm(self.out_features)
+        self.conv = conv(self.in_features, self.out_features, 1, self.stride)
+        self.bn = BatchNorm(self.out_features)
 
     def __call__(self, x, training=False):  # [N, H, W, in]
-        return self.bn(self.conv(self.act(x)), training)
+        return self.bn(self.conv(self.act(x)), training)  # [N, H / stride, W / stride, out]
 
 
 class Separable(Block):

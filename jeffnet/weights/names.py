@@ -78,30 +78,39 @@ def translate(layout: str, arrays: Mapping[str, StoredArray], info: ModelInfo, b
     if layout == 'tensorflow':
         # A variable that happens to have one of our flat names is not ours.
         theirs = {name: array for name, array in arrays.items() if name not in wanted}
-        known = foreign.tensorflow_arrays(block, theirs) if foreign else theirs
+        known = foreign.tensorflow_arrays(block, theirs) if hasattr(foreign, 'tensorflow_arrays') else theirs
         unexpected = [name for name in arrays if name in known or name in wanted]
         return Translated({n: a for n, a in known.items() if n in wanted}, sorted(unexpected), {})
     modules, settings = {}, {}
-    if layout == 'predecessor' and foreign:
+    if layout == 'predecessor' and hasattr(foreign, 'predecessor_modules'):
         modules = foreign.predecessor_modules(block)
     elif foreign and foreign.is_torchvision(arrays):
-        modules, settings = foreign.torchvision_modules(block, arrays), foreign.TORCHVISION_POLICY.get(info.arch, {})
-    flat_names = {timm: flat for flat, timm in timm_names(block, policy, definition(info).WEIGHT_NAMES).items()}
-    found, unexpected = {}, []
+        modules = foreign.torchvision_modules(block, arrays)
+        settings = getattr(foreign, 'TORCHVISION_POLICY', {}).get(info.arch, {})
+    family = definition(info)
+    flat_names = {timm: flat for flat, timm in timm_names(block, policy, family.WEIGHT_NAMES).items()}
+    found, unexpected, left_out = {}, [], '|'.join(getattr(family, 'LEFT_OUT', ())) or '(?!)'
     for name, array in arrays.items():
+        if re.match(left_out, name):  # of a part that only their training needs
+            continue
         module, _, leaf = name.rpartition('.')
         flat = flat_names.get(f'{modules.get(module, module)}.{leaf}'.lstrip('.'))
         if flat in found or (flat is None and leaf not in COUNTERS):  # a second array for one variable is one too many
             unexpected.append(name)
         elif flat is not None:
-            found[flat] = _as_kernel(array, len(wanted[flat].shape)) if flat.endswith('kernel') else array
+            found[flat] = _as_kernel(array, wanted[flat].shape) if flat.endswith('kernel') else array
     return Translated(found, sorted(unexpected), settings)
 
 
-def _as_kernel(array: StoredArray, ndim: int) -> StoredArray:
-    """A PyTorch weight in our layout; a linear layer serves as a 1x1 convolution of `ndim` axes and the reverse."""
-    if array.ndim == 2 and ndim == 4:
-        array = array.reshape((*array.shape, 1, 1))
-    elif array.ndim == 4 and ndim == 2 and math.prod(array.shape[2:]) == 1:
+def _as_kernel(array: StoredArray, wanted: tuple[int, ...]) -> StoredArray:
+    """A PyTorch weight in our layout; a linear layer, of a flattened map too, serves as a convolution of its size.
+
+    The reverse too: a 1x1 convolution serves as a linear layer.
+    """
+    if array.ndim == 2 and len(wanted) == 4:
+        pixels = math.prod(wanted[:2])
+        fits = array.shape[1] % pixels == 0
+        array = array.reshape((array.shape[0], array.shape[1] // pixels, *wanted[:2]) if fits else (*array.shape, 1, 1))
+    elif array.ndim == 4 and len(wanted) == 2 and math.prod(array.shape[2:]) == 1:
         array = array.reshape(array.shape[:2])
     return array.transpose(TO_JAX[array.ndim]) if array.ndim in TO_JAX else array
