@@ -4,6 +4,7 @@ from functools import partial
 
 import pytest
 from timm.models import xception_aligned as timm_aligned
+from timm.models.xception import Xception
 
 import jeffnet
 from jeffnet.models import xception, xception_aligned
@@ -44,8 +45,8 @@ def test_small_networks_compute_what_timms_do(name, tmp_path):
 
 
 def test_the_network_as_published_computes_what_timms_does(tmp_path):
-    like, theirs = 'pt_legacy_xception', small_networks.timm.models.xception.Xception
-    assert not small_networks.faults('pt_small_legacy_xception', xception.Xception, like, theirs, tmp_path)
+    name, like = 'pt_small_legacy_xception', 'pt_legacy_xception'
+    assert not small_networks.faults(name, xception.Xception, like, Xception, tmp_path)
 
 
 @pytest.mark.parametrize('name', SMALL)

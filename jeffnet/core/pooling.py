@@ -87,9 +87,8 @@ class BlurPool(Block):
         kernel = jnp.broadcast_to(kernel, (size, size, 1, channels))  # [KH, KW, 1, C]
         pads = like(size, self.stride, dilation=1)
         x = jnp.pad(x, ((0, 0), pads, pads, (0, 0)), mode='reflect')  # zeros would darken the border
-        return convolve(
-            x, kernel, pair(self.stride), ((0, 0), (0, 0)), groups=channels
-        )  # [N, H / stride, W / stride, C]
+        x = convolve(x, kernel, pair(self.stride), ((0, 0), (0, 0)), groups=channels)
+        return x  # [N, H / stride, W / stride, C]
 
 
 def global_avg_pool(x, keepdims: bool = False):

@@ -204,4 +204,4 @@ class InceptionV3(Network):
 VARIANTS = {'inception_v3': InceptionV3}
 
 WEIGHT_NAMES = ()  # timm's names are those of the general rule, and torchvision's are timm's
-LEFT_OUT = (r'AuxLogits\.',)  # the second classifier of torchvision's files, which only training has a use for
+LEFT_OUT = r'AuxLogits\.'  # the second classifier of torchvision's files, which only training has a use for

@@ -13,7 +13,7 @@ from jeffnet.core.block import Block
 from jeffnet.core.inputs import check_images
 from jeffnet.core.layers import BatchNorm
 from jeffnet.core.pooling import max_pool
-from jeffnet.models.nasnet import ActConvBn, BranchSeparables, HalfPath, Stem, conv
+from jeffnet.models.nasnet import ActConvBn, BranchSeparables, Stem, conv, halve, setup_halving
 from jeffnet.models.network import Network, level
 
 
@@ -25,14 +25,10 @@ class FactorizedReduction(Block):
     act: Callable = relu
 
     def setup(self):
-        self.path_1 = HalfPath(self.in_features, self.out_features // 2)
-        self.path_2 = HalfPath(self.in_features, self.out_features // 2)
-        self.final_path_bn = BatchNorm(self.out_features)
+        setup_halving(self, self.in_features, self.out_features)
 
     def __call__(self, x, training=False):  # [N, H, W, in]
-        x = self.act(x)
-        shifted = jnp.pad(x[:, 1:, 1:], ((0, 0), (0, 1), (0, 1), (0, 0)))
-        return self.final_path_bn(jnp.concatenate([self.path_1(x), self.path_2(shifted)], -1), training)
+        return halve(self, x, training)  # [N, H / 2, W / 2, out]
 
 
 class PooledConv(Block):

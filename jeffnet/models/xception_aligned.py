@@ -133,10 +133,9 @@ class XceptionModule(Block):
     def setup(self):
         width, out, stride = self.in_features, self.shape.widths[-1], self.shape.stride
         self.norm = BatchNorm(width) if self.preact else None
-        self.shortcut = None
-        if not self.shape.last and (out != width or stride > 1):
-            shortcut = conv if self.preact else partial(ConvNormAct, act=identity)
-            self.shortcut = shortcut(width, out, 1, stride)
+        projects = not self.shape.last and (out != width or stride > 1)
+        project = conv if self.preact else partial(ConvNormAct, act=identity)
+        self.shortcut = project(width, out, 1, stride) if projects else None
         self.stack = Stack(width, self.shape, self.act, self.preact)
         self.drop_path = Dropout(self.drop_rate, per_sample=True)
 

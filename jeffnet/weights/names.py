@@ -66,7 +66,7 @@ def translate(layout: str, arrays: Mapping[str, StoredArray], info: ModelInfo, b
     """The arrays of a file under the flat names of this network, a whole one with its head.
 
     `layout` says whose names and axes the file has: 'jeffnet', 'pytorch' (timm's or torchvision's), 'predecessor',
-    'tensorflow', or Keras'.
+    'tensorflow', or Keras'. What the family's `LEFT_OUT` matches is of no use to the network, and passed over.
     """
     if layout in (keras_file.NAMED, keras_file.PLACED):
         return Translated(*keras_names.translate(layout, arrays, info, block, policy), {})
@@ -89,9 +89,9 @@ def translate(layout: str, arrays: Mapping[str, StoredArray], info: ModelInfo, b
         settings = getattr(foreign, 'TORCHVISION_POLICY', {}).get(info.arch, {})
     family = definition(info)
     flat_names = {timm: flat for flat, timm in timm_names(block, policy, family.WEIGHT_NAMES).items()}
-    found, unexpected, left_out = {}, [], '|'.join(getattr(family, 'LEFT_OUT', ())) or '(?!)'
+    found, unexpected, left_out = {}, [], getattr(family, 'LEFT_OUT', None)
     for name, array in arrays.items():
-        if re.match(left_out, name):  # of a part that only their training needs
+        if left_out and re.match(left_out, name):
             continue
         module, _, leaf = name.rpartition('.')
         flat = flat_names.get(f'{modules.get(module, module)}.{leaf}'.lstrip('.'))
