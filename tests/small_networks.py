@@ -58,7 +58,9 @@ def feature_faults(name: str, folder: Path, size=SIZE) -> list:
     return [row for row in rows if row[0] > parity.BAR32 or any(row[1][k] != row[2][k] for k in kept)]
 
 
-def map_faults(name: str, variant: Callable, like: str, theirs: Callable, folder: Path, size=SIZE) -> list:
+def map_faults(
+    name: str, variant: Callable, like: str, theirs: Callable, folder: Path, size=SIZE, **options: Any
+) -> list:
     """The errors, outside the bar, of the feature maps of a small network against timm's `forward_intermediates`."""
     register(name, variant, like)
     network = parity.randomise(theirs(num_classes=10), max(size))
@@ -67,7 +69,7 @@ def map_faults(name: str, variant: Callable, like: str, theirs: Callable, folder
     with torch.no_grad():
         maps = network.forward_intermediates(torch.from_numpy(x).permute(0, 3, 1, 2), intermediates_only=True)
     expected = [level.permute(0, 2, 3, 1).numpy() for level in maps]
-    model = jeffnet.create_model(name, 'nnx', weights=weights, features_only=True)
+    model = jeffnet.create_model(name, 'nnx', weights=weights, features_only=True, **options)
     found = [np.asarray(level) for level in jeffnet.predictor(model)(x)]
     assert [level.shape for level in found] == [level.shape for level in expected]
     errors = [float(np.abs(a - b).max() / parity.spread(b)) for a, b in zip(found, expected, strict=True)]

@@ -54,8 +54,7 @@ def test_the_network_as_published_computes_what_timms_does(tmp_path):
 def test_feature_maps_are_those_of_timm(name, output_stride, tmp_path):
     ours, like, theirs = SMALL[name]
     theirs = small(name.endswith('_p'), output_stride=output_stride)
-    options = {'output_stride': output_stride}
-    assert not small_networks.map_faults(name, partial(ours, **options), like, theirs, tmp_path)
+    assert not small_networks.map_faults(name, ours, like, theirs, tmp_path, output_stride=output_stride)
 
 
 def test_feature_maps_of_the_network_as_published_are_those_of_timm(tmp_path):
