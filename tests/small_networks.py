@@ -8,10 +8,15 @@ from typing import Any
 import numpy as np
 import timm
 import torch
+import torchvision
 
 import jeffnet
 from benchmarks import parity
+from jeffnet.core.block import declarations
+from jeffnet.create import plan
 from jeffnet.models import table
+from jeffnet.weights.names import translate
+from jeffnet.weights.stored import StoredArray
 
 SIZE = (66, 47)  # an even and an odd side
 
@@ -51,3 +56,41 @@ def feature_faults(name: str, folder: Path, size=SIZE) -> list:
     kept = ('num_chs', 'reduction', 'module')
     rows = zip(errors, model.feature_info, theirs.feature_info.get_dicts(), strict=True)
     return [row for row in rows if row[0] > parity.BAR32 or any(row[1][k] != row[2][k] for k in kept)]
+
+
+def map_faults(
+    name: str, variant: Callable, like: str, theirs: Callable, folder: Path, size=SIZE, **options: Any
+) -> list:
+    """The errors, outside the bar, of the feature maps of a small network against timm's `forward_intermediates`."""
+    register(name, variant, like)
+    network = parity.randomise(theirs(num_classes=10), max(size))
+    weights = parity.save_weights(network, folder / 'model.safetensors')
+    x = parity.images(size)
+    with torch.no_grad():
+        maps = network.forward_intermediates(torch.from_numpy(x).permute(0, 3, 1, 2), intermediates_only=True)
+    expected = [level.permute(0, 2, 3, 1).numpy() for level in maps]
+    model = jeffnet.create_model(name, 'nnx', weights=weights, features_only=True, **options)
+    found = [np.asarray(level) for level in jeffnet.predictor(model)(x)]
+    assert [level.shape for level in found] == [level.shape for level in expected]
+    errors = [float(np.abs(a - b).max() / parity.spread(b)) for a, b in zip(found, expected, strict=True)]
+    return [error for error in errors if error > parity.BAR32]
+
+
+def level_faults(name: str, **options: Any) -> list:
+    """The descriptions of feature maps that differ from those of timm's `features_only`, without any arithmetic."""
+    kept = ('num_chs', 'reduction', 'module')
+    with torch.device('meta'):
+        theirs = timm.create_model(jeffnet.model_info(name).timm, features_only=True, **options)
+    rows = zip(plan(name, **options).block.levels, theirs.feature_info.get_dicts(), strict=True)
+    return [row for row in rows if any(row[0][k] != row[1][k] for k in kept)]
+
+
+def torchvision_faults(name: str) -> list:
+    """What of a torchvision network, of timm's name, has no place or another shape in ours, and the reverse."""
+    chosen = plan(name)
+    with torch.device('meta'):
+        theirs = torchvision.models.get_model(chosen.info.timm).state_dict()
+    arrays = {k: StoredArray(tuple(v.shape), np.dtype('float32'), v.numpy) for k, v in theirs.items()}
+    found = translate('pytorch', arrays, chosen.info, chosen.block, chosen.policy)
+    ours = {(k, v.shape) for k, v in declarations(chosen.block, chosen.policy).items()}
+    return [*(ours ^ {(k, v.shape) for k, v in found.flat.items()}), *found.unexpected]

@@ -188,7 +188,7 @@ FAMILIES: dict[str, list[tuple[dict[str, Any], dict[str, tuple]]]] = {
     'xception': [
         (
             {'family': 'xception_keras', 'mode': 'tf', 'policy': {}, 'paper': 'arXiv:1610.02357', 'options': {}},
-            {'keras_xception': ('Xception', {}, 'xception', 299, 79.0, 94.5)},
+            {'keras_xception': ('Xception', {}, 'legacy_xception', 299, 79.0, 94.5)},
         )
     ],
     'vgg': [

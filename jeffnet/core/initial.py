@@ -78,6 +78,11 @@ class Uniform(Initializer):
         return np.float32(self.bound) * (2 * generator.random(shape, np.float32) - 1)
 
 
+def fan_in(kernel_size: tuple[int, int], in_features: int, groups: int = 1) -> Uniform:
+    """U(-b, b), b = 1 / sqrt(fan-in): what PyTorch itself draws for kernels and biases of its layers."""
+    return Uniform(1 / math.sqrt(math.prod(kernel_size) * in_features // groups))
+
+
 def fan_out(kernel_size: tuple[int, int], out_features: int, groups: int = 1) -> Normal:
     """N(0, sqrt(2 / fan-out)), as TensorFlow's EfficientNet; the fan-out of a grouped kernel is that of one group."""
     return Normal(math.sqrt(2 / (math.prod(kernel_size) * out_features // groups)))

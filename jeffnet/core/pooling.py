@@ -73,12 +73,12 @@ def avg_pool(x, kernel_size, stride, padding: Padding = 'VALID', ceil_mode: bool
     return sums / counts
 
 
-def blur_pool(x, stride: int = 2):
-    """Low-pass filter of 3x3 binomial weights before a stride, of `[N, H, W, C]` mirrored at its borders (Zhang, 2019).
+def blur_pool(x, stride: int = 2, borders: str = 'reflect'):
+    """Low-pass filter of 3x3 binomial weights before a stride, of `[N, H, W, C]` (Zhang, arXiv 1904.11486).
 
-    Of `stride` 1: the filter alone.
+    Of `stride` 1: the filter alone. `borders`: what lies beyond the image, a mode of `jnp.pad`.
     """
-    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode='reflect')
+    x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode=borders)
     for axis in (1, 2):  # one direction after the other
         last = x.shape[axis] - 2
         first, middle, end = (lax.slice_in_dim(x, i, last + i, stride, axis) for i in range(3))

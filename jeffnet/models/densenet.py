@@ -1,6 +1,7 @@
 """DenseNet: each layer reads the outputs of all layers before it in its block (Huang et al., arXiv 1608.06993).
 
-timm's, torchvision's and Keras' networks are the same but for epsilon and momentum of batch norm.
+timm's, torchvision's and Keras' networks are the same but for epsilon and momentum of batch norm. Of the anti-aliased
+one only the pool of the stem is.
 """
 
 import math
@@ -17,7 +18,7 @@ from jeffnet.core.activations import relu
 from jeffnet.core.block import Block
 from jeffnet.core.inputs import check_images
 from jeffnet.core.layers import BatchNorm, Conv
-from jeffnet.core.pooling import avg_pool, max_pool
+from jeffnet.core.pooling import avg_pool, blur_pool, max_pool
 from jeffnet.models.network import Network, level
 
 BOTTLENECK = 4  # width of the 1x1 convolution as a multiple of the growth
@@ -86,6 +87,7 @@ class Features(Block):
     growth: int
     layers: tuple[int, ...]
     deep_stem: bool = False
+    blur: bool = False
     act: Callable = relu
 
     def setup(self):
@@ -109,7 +111,7 @@ class Features(Block):
         for i in range(3 if self.deep_stem else 1):
             x = self.act(getattr(self, f'norm{i}')(getattr(self, f'conv{i}')(x), training))
         levels = [self.tap('stage_0', x)]  # [N, H / 2, W / 2, 2 growth]
-        x = max_pool(x, 3, 2, padding=1)  # [N, H / 4, W / 4, 2 growth]
+        x = self.pool(x)  # [N, H / 4, W / 4, 2 growth]
         for i in range(len(self.layers)):
             x = checkpoint_name(getattr(self, f'denseblock{i + 1}')(x, training), 'block')  # what `remat` keeps
             if i + 1 < len(self.layers):
@@ -117,6 +119,10 @@ class Features(Block):
                 x = getattr(self, f'transition{i + 1}')(x, training)
         x = self.act(self.norm5(x, training))
         return [*levels, self.tap(f'stage_{len(self.layers)}', x)]
+
+    def pool(self, x):
+        """Half the size."""
+        return blur_pool(max_pool(x, 3, 1, padding=1)) if self.blur else max_pool(x, 3, 2, padding=1)
 
 
 class DenseNet(Network):
@@ -127,10 +133,11 @@ class DenseNet(Network):
     layers: tuple[int, ...] = field(repr=False)  # of each dense block
     growth: int = 32
     deep_stem: bool = False  # three 3x3 convolutions for the one of 7x7
+    blur: bool = False  # behind the max pool, which then has no stride
     act: Callable = relu
 
     def setup(self):
-        self.features = Features(self.in_chans, self.growth, self.layers, self.deep_stem, self.act)
+        self.features = Features(self.in_chans, self.growth, self.layers, self.deep_stem, self.blur, self.act)
         width = self.levels[-1]['num_chs']
         self.setup_classifier(width, initial.Uniform(1 / math.sqrt(width)))
 
@@ -151,6 +158,7 @@ class DenseNet(Network):
 
 VARIANTS = {
     'densenet121': partial(DenseNet, (6, 12, 24, 16)),
+    'densenetblur121d': partial(DenseNet, (6, 12, 24, 16), deep_stem=True, blur=True),
     'densenet169': partial(DenseNet, (6, 12, 32, 32)),
     'densenet201': partial(DenseNet, (6, 12, 48, 32)),
     'densenet161': partial(DenseNet, (6, 12, 36, 24), growth=48),

@@ -24,7 +24,7 @@ from jeffnet.models import efficientnet_stages as table
 from jeffnet.models import mobile_squeeze
 from jeffnet.models.efficientnet_build import build_stages, head_width, stem_width, strides
 from jeffnet.models.efficientnet_stages import Stages
-from jeffnet.models.mobile_blocks import PixelNorm, blur_pool, group_norm_8, group_norm_16
+from jeffnet.models.mobile_blocks import PixelNorm, dark_blur_pool, group_norm_8, group_norm_16
 from jeffnet.models.network import Network, level
 
 
@@ -169,7 +169,7 @@ VARIANTS = {
     'efficientnet_b0_g16_evos': partial(_v1, group_size=16, divisor=16),
     'efficientnet_b3_gn': partial(_v1, **_b['b3'], divisor=16, norm=group_norm_16),
     'efficientnet_b3_g8_gn': partial(_v1, **_b['b3'], divisor=16, group_size=8, norm=group_norm_16),
-    'efficientnet_blur_b0': partial(_v1, pool=blur_pool),
+    'efficientnet_blur_b0': partial(_v1, pool=dark_blur_pool),
     **{f'efficientnet_lite{i}': partial(_lite, **_b[f'b{i}']) for i in range(5)},
     'efficientnet_es': _edge,
     'efficientnet_em': partial(_edge, depth=1.1),

@@ -3,8 +3,8 @@
 timm's and Keras' networks are the same but for the batch norms, which have no scale in Keras.
 """
 
-import math
 from collections.abc import Callable
+from dataclasses import field
 from typing import ClassVar
 
 import jax.numpy as jnp
@@ -20,7 +20,7 @@ from jeffnet.models.inception_v3 import ConvNormAct
 from jeffnet.models.network import Network, level
 
 AVG, MAX = 'avg', 'max'  # 3x3 pools of a branch; the second halves the image
-Unit = tuple  # features, kernel size, stride; with a stride a convolution has no padding
+Unit = tuple  # features, kernel size, stride, padding: with a stride by default none
 Branches = tuple[tuple[Unit | str, ...], ...]
 
 STEM = {  # module: features, kernel size, stride, padding
@@ -33,9 +33,9 @@ MIXED_6A = (((384, 3, 2),), ((256, 1), (256, 3), (384, 3, 2)), (MAX,))
 BLOCK_17 = (((192, 1),), ((128, 1), (160, (1, 7)), (192, (7, 1))))
 MIXED_7A = (((256, 1), (384, 3, 2)), ((256, 1), (288, 3, 2)), ((256, 1), (288, 3), (320, 3, 2)), (MAX,))
 BLOCK_8 = (((192, 1),), ((192, 1), (224, (1, 3)), (256, (3, 1))))
-TRUNK = {  # module: its branches, how many there are beside shortcuts (0: one without), the factor before the sum
-    'mixed_5b': (MIXED_5B, 0, None), 'repeat': (BLOCK_35, 10, 0.17), 'mixed_6a': (MIXED_6A, 0, None),
-    'repeat_1': (BLOCK_17, 20, 0.1), 'mixed_7a': (MIXED_7A, 0, None), 'repeat_2': (BLOCK_8, 9, 0.2),
+TRUNK = {  # module: its branches, and, of those beside shortcuts, the factor before the sum
+    'mixed_5b': (MIXED_5B, None), 'repeat': (BLOCK_35, 0.17), 'mixed_6a': (MIXED_6A, None),
+    'repeat_1': (BLOCK_17, 0.1), 'mixed_7a': (MIXED_7A, None), 'repeat_2': (BLOCK_8, 0.2),
 }  # fmt: skip
 TOP = 1536
 LEVELS = {  # feature maps before each change of size, by timm's module: channels, total stride
@@ -64,10 +64,10 @@ class Mixed(Block):
                 width = width if unit in (AVG, MAX) else unit[0]
             setattr(self, f'branch{i}', modules if len(modules) > 1 else modules[0])
 
-    def convolution(self, in_features, features, kernel_size, stride=1):
+    def convolution(self, in_features, features, kernel_size, stride=1, padding=None):
         """One convolution of a branch."""
-        padding = 'LIKE' if stride == 1 else 'VALID'
-        options = {'act': self.act, 'norm_scale': self.norm_scale}
+        padding = padding or ('LIKE' if stride == 1 else 'VALID')
+        options = {'act': self.act, 'norm_scale': self.norm_scale, 'kernel_init': None}
         return ConvNormAct(in_features, features, kernel_size, stride, padding, **options)
 
     def __call__(self, x, training=False):  # [N, H, W, in]
@@ -98,7 +98,9 @@ class Residual(Mixed):
 
     def setup(self):
         self.setup_branches()
-        self.conv2d = Conv(joined_width(self.branches), self.in_features, use_bias=True)
+        width = joined_width(self.branches)
+        init = initial.fan_in((1, 1), width)
+        self.conv2d = Conv(width, self.in_features, use_bias=True, kernel_init=init, bias_init=init)
 
     def __call__(self, x, training=False):  # [N, H, W, in]
         return self.last_act(x + self.factor * self.conv2d(self.joined(x, training)))
@@ -114,24 +116,27 @@ class InceptionResNetV2(Network):
 
     classifier_name: ClassVar[str] = 'classif'
     first_conv: ClassVar[str] = 'conv2d_1a.conv'
+    repeats: tuple[int, int, int] = field(default=(10, 20, 9), repr=False)  # residual blocks of each run
     act: Callable = relu
     norm_scale: bool = True  # of batch norm
 
     def setup(self):
         width, same = self.in_chans, {'act': self.act, 'norm_scale': self.norm_scale}
         for name, unit in STEM.items():
-            setattr(self, name, ConvNormAct(width, *unit, **same))
+            setattr(self, name, ConvNormAct(width, *unit, kernel_init=None, **same))
             width = unit[0]
-        for name, (branches, repeats, factor) in TRUNK.items():
-            if repeats:
+        repeats = iter(self.repeats)
+        for name, (branches, factor) in TRUNK.items():
+            if factor:
                 options = {'factor': factor, 'last_act': self.act, **same}
-                setattr(self, name, [Residual(width, branches, **options) for _ in range(repeats)])
+                setattr(self, name, [Residual(width, branches, **options) for _ in range(next(repeats))])
             else:
                 setattr(self, name, Mixed(width, branches, **same))
                 width = joined_width(branches, width)
         self.block8 = Residual(width, BLOCK_8, last_act=identity, **same)
-        self.conv2d_7b = ConvNormAct(width, TOP, **same)
-        self.setup_classifier(TOP, initial.Uniform(1 / math.sqrt(TOP)))
+        self.conv2d_7b = ConvNormAct(width, TOP, kernel_init=None, **same)
+        init = initial.fan_in((1, 1), TOP)
+        self.setup_classifier(TOP, init, init)
 
     def __call__(self, x, training=False):  # [N, H, W, in_chans]
         x = check_images(x, self.in_chans, smallest=SMALLEST)
@@ -156,7 +161,7 @@ class InceptionResNetV2(Network):
 def modules_of(model, name: str) -> list:
     """The blocks of a run, or the one module of that name."""
     found = getattr(model, name)
-    return found if TRUNK.get(name, (None, 0))[1] else [found]
+    return found if name.startswith('repeat') else [found]
 
 
 VARIANTS = {'inception_resnet_v2': InceptionResNetV2}

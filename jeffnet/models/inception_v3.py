@@ -16,6 +16,7 @@ from jeffnet.core.activations import relu
 from jeffnet.core.block import Block
 from jeffnet.core.inputs import check_images
 from jeffnet.core.layers import BatchNorm, Conv
+from jeffnet.core.padding import pair
 from jeffnet.core.pooling import avg_pool, max_pool
 from jeffnet.models.network import Network, level
 
@@ -112,9 +113,11 @@ class ConvNormAct(Block):
     padding: str = 'LIKE'
     act: Callable = relu
     norm_scale: bool = True
+    kernel_init: Callable | None = NORMAL  # None: PyTorch's own
 
     def setup(self):
-        options = {'padding': self.padding, 'kernel_init': NORMAL}
+        init = self.kernel_init or initial.fan_in(pair(self.kernel_size), self.in_features)
+        options = {'padding': self.padding, 'kernel_init': init}
         self.conv = Conv(self.in_features, self.out_features, self.kernel_size, self.stride, **options)
         self.bn = BatchNorm(self.out_features, use_scale=self.norm_scale)
 
@@ -200,4 +203,5 @@ class InceptionV3(Network):
 
 VARIANTS = {'inception_v3': InceptionV3}
 
-WEIGHT_NAMES = ()  # timm's names are those of the general rule
+WEIGHT_NAMES = ()  # timm's names are those of the general rule, and torchvision's are timm's
+LEFT_OUT = r'AuxLogits\.'  # the second classifier of torchvision's files, which only training has a use for

@@ -34,11 +34,7 @@ def conv(
 # What stands in the place of a stride, against aliasing (`pool` of blocks; `identity` leaves the stride alone).
 
 
-def blur_pool(x):
-    """Every second pixel of `[N, H, W, C]` blurred by a binomial filter, with zeros around (Zhang, 2019)."""
-    line = jnp.array([0.25, 0.5, 0.25], x.dtype)
-    kernel = jnp.broadcast_to((line[:, None] * line)[..., None, None], (3, 3, 1, x.shape[-1]))
-    return convolve(x, kernel, (2, 2), ((1, 1), (1, 1)), (1, 1), x.shape[-1])
+dark_blur_pool = partial(blur_pool, borders='constant')  # zeros around, as timm here
 
 
 def mean_pool(x):

@@ -7,7 +7,7 @@ from functools import partial
 
 from jeffnet.models.efficientnet import MobileNetV3
 from jeffnet.models.efficientnet_stages import Run, cn, er
-from jeffnet.models.mobile_blocks import UniversalInvertedResidual, blur_pool, mean_pool
+from jeffnet.models.mobile_blocks import UniversalInvertedResidual, dark_blur_pool, mean_pool
 
 
 def uir(repeats: int, start: int, middle: int, stride: int, expand: float, features: int) -> Run:
@@ -87,7 +87,7 @@ VARIANTS = {
     'mobilenetv4_conv_small': _small,
     'mobilenetv4_conv_medium': _medium,
     'mobilenetv4_conv_aa_medium': partial(_medium, pool=mean_pool),
-    'mobilenetv4_conv_blur_medium': partial(_medium, pool=blur_pool),
+    'mobilenetv4_conv_blur_medium': partial(_medium, pool=dark_blur_pool),
     'mobilenetv4_conv_large': _large,
     'mobilenetv4_conv_aa_large': partial(_large, pool=mean_pool),
 }

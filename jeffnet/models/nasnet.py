@@ -1,6 +1,6 @@
 """NASNet-A: cells found by search, each of which reads the two cells before it (Zoph et al., arXiv 1707.07012).
 
-Modules are called as timm's. Keras' networks pad with zeros before they pool, timm's pad so that it does not count.
+Modules are called as timm's. Where the size is halved, zeros around the image count in means; in Keras in maxima too.
 """
 
 import math
@@ -27,12 +27,12 @@ def conv(in_features: int, out_features: int, kernel_size: int = 1, stride: int 
     return Conv(in_features, out_features, kernel_size, stride, kernel_init=init, **options)
 
 
-def pool(kind: Callable, x, zero_pad: bool):
-    """3x3 pooling of `[N, H, W, C]` with stride 2; `zero_pad`: zeros around the image count as pixels."""
+def halving_max_pool(x, zero_pad: bool):
+    """3x3 maximum of `[N, H, W, C]` with stride 2; `zero_pad`: zeros around the image count as pixels."""
     if not zero_pad:
-        return kind(x, 3, 2, padding='SAME')
+        return max_pool(x, 3, 2, padding='SAME')
     pairs = resolve('SAME', x.shape[1:3], (3, 3), (2, 2))
-    return kind(jnp.pad(x, ((0, 0), *pairs, (0, 0))), 3, 2)
+    return max_pool(jnp.pad(x, ((0, 0), *pairs, (0, 0))), 3, 2)
 
 
 class Stem(Block):
@@ -55,12 +55,14 @@ class ActConvBn(Block):
     in_features: int
     out_features: int
     act: Callable = relu
+    stride: int = 1
 
     def setup(self):
-        self.conv, self.bn = conv(self.in_features, self.out_features), BatchNorm(self.out_features)
+        self.conv = conv(self.in_features, self.out_features, 1, self.stride)
+        self.bn = BatchNorm(self.out_features)
 
     def __call__(self, x, training=False):  # [N, H, W, in]
-        return self.bn(self.conv(self.act(x)), training)
+        return self.bn(self.conv(self.act(x)), training)  # [N, H / stride, W / stride, out]
 
 
 class Separable(Block):
@@ -115,6 +117,19 @@ class HalfPath(Block):
         return self.conv(x[:, ::2, ::2])  # [N, H / 2, W / 2, out]
 
 
+def setup_halving(block, in_features: int, out_features: int):
+    """Declares the layers of `halve` in a block."""
+    block.path_1, block.path_2 = (HalfPath(in_features, out_features // 2) for _ in range(2))
+    block.final_path_bn = BatchNorm(out_features)
+
+
+def halve(block, x, training):
+    """Half the size of `[N, H, W, in]`: the even pixels in half of the channels, the odd ones in the other half."""
+    x = block.act(x)
+    shifted = jnp.pad(x[:, 1:, 1:], ((0, 0), (0, 1), (0, 1), (0, 0)))
+    return block.final_path_bn(jnp.concatenate([block.path_1(x), block.path_2(shifted)], -1), training)
+
+
 class Cell(Block):
     """What normal and reduction cells share: both inputs are brought to the cell's size and width."""
 
@@ -131,18 +146,14 @@ class Cell(Block):
         if self.adjust == 'project':
             self.conv_prev_1x1 = ActConvBn(self.prev_features, self.features, self.act)
         elif self.adjust == 'halve':
-            self.path_1 = HalfPath(self.prev_features, self.features // 2)
-            self.path_2 = HalfPath(self.prev_features, self.features // 2)
-            self.final_path_bn = BatchNorm(self.features)
+            setup_halving(self, self.prev_features, self.features)
 
     def previous(self, x, training):
         """The older input `[N, H, W, prev]`, or one of twice the size, as `[N, H, W, features]`."""
         if self.adjust == 'project':
             return self.conv_prev_1x1(x, training)
         if self.adjust == 'halve':
-            x = self.act(x)
-            shifted = jnp.pad(x[:, 1:, 1:], ((0, 0), (0, 1), (0, 1), (0, 0)))
-            return self.final_path_bn(jnp.concatenate([self.path_1(x), self.path_2(shifted)], -1), training)
+            return halve(self, x, training)
         return x
 
 
@@ -186,7 +197,8 @@ class ReductionCell(Cell):
 
     def __call__(self, x, previous, training=False):
         p, h = self.previous(previous, training), self.conv_1x1(x, training)
-        largest, mean = (pool(kind, h, self.zero_pad_pool) for kind in (max_pool, avg_pool))
+        largest = halving_max_pool(h, self.zero_pad_pool)
+        mean = avg_pool(h, 3, 2, padding='SAME', count_padding=True)
         first = self.comb_iter_0_left(h, training) + self.comb_iter_0_right(p, training)
         second = largest + self.comb_iter_1_right(p, training)
         third = mean + self.comb_iter_2_right(p, training)
@@ -204,7 +216,7 @@ class NASNet(Network):
     repeats: int  # normal cells of a stage
     stem: int  # channels of the first convolution
     skip_reduction: bool = False  # the cell behind a reduction reads the cell two before that, not the one before
-    zero_pad_pool: bool = False  # zeros around the image count when a reduction cell pools
+    zero_pad_pool: bool = False  # zeros around the image count in the maxima of a reduction cell, too
     act: Callable = relu
 
     def setup(self):

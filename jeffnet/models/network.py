@@ -75,10 +75,12 @@ class ClassifierHead(Block):
     num_classes: int
     drop_rate: float
     kernel_init: Callable
+    bias_init: Callable = initial.zeros
 
     def setup(self):
         self.dropout = Dropout(self.drop_rate)
-        self.fc = Linear(self.features, self.num_classes, kernel_init=self.kernel_init)
+        options = {'kernel_init': self.kernel_init, 'bias_init': self.bias_init}
+        self.fc = Linear(self.features, self.num_classes, **options)
 
     def __call__(self, x, training=False):  # [N, features]
         return self.fc(self.dropout(x, training))

@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 FAMILY_FILES = (
-    'efficientnet', 'resnet', 'resnetv2', 'densenet', 'vgg', 'inception_v3', 'inception_resnet_v2', 'xception',
-    'nasnet', 'convnext', 'vit', 'regnet',
+    'efficientnet', 'mobilenetv4', 'resnet', 'sknet', 'resnest', 'resnetv2', 'regnet', 'densenet', 'vgg',
+    'inception_v3', 'inception_v4', 'inception_resnet_v2', 'xception', 'xception_aligned', 'nasnet', 'pnasnet',
+    'convnext', 'hornet', 'van', 'vit',
 )  # fmt: skip
 
 

@@ -123,6 +123,6 @@ class Xception(Network):
         return [level(i, width, reduction, module) for i, (_, module, width, reduction) in enumerate(LEVELS)]
 
 
-VARIANTS = {'xception': Xception}
+VARIANTS = {'legacy_xception': Xception}
 
 WEIGHT_NAMES = ()  # timm's names are those of the general rule

@@ -118,7 +118,8 @@ def judge_of(judge: str, info: ModelInfo, path: Path, module: Any, variables: di
             move_stride_to_projection(network)
     wanted = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
     adapted = any(wanted.get(name) not in (None, tuple(array.shape)) for name, array in file.arrays.items())
-    as_in_file = judge == 'torchvision' or (timm_file and not adapted)
+    known = set(file.arrays) <= {*wanted, 'n_averaged'}  # a file may hold more, or have other names for the rest
+    as_in_file = judge == 'torchvision' or (timm_file and known and not adapted)
     load_into(network, {k: a.read() for k, a in file.arrays.items()} if as_in_file else timm_state(module, variables))
     return network.eval()
 

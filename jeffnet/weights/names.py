@@ -66,7 +66,7 @@ def translate(layout: str, arrays: Mapping[str, StoredArray], info: ModelInfo, b
     """The arrays of a file under the flat names of this network, a whole one with its head.
 
     `layout` says whose names and axes the file has: 'jeffnet', 'pytorch' (timm's or torchvision's), 'predecessor',
-    'tensorflow', or Keras'.
+    'tensorflow', or Keras'. What the family's `LEFT_OUT` matches is of no use to the network, and passed over.
     """
     if layout in (keras_file.NAMED, keras_file.PLACED):
         return Translated(*keras_names.translate(layout, arrays, info, block, policy), {})
@@ -87,22 +87,30 @@ def translate(layout: str, arrays: Mapping[str, StoredArray], info: ModelInfo, b
     elif hasattr(foreign, 'is_torchvision') and foreign.is_torchvision(arrays):
         modules = foreign.torchvision_modules(block, arrays)
         settings = getattr(foreign, 'TORCHVISION_POLICY', {}).get(info.arch, {})
-    flat_names = {timm: flat for flat, timm in timm_names(block, policy, definition(info).WEIGHT_NAMES).items()}
-    found, unexpected = {}, []
+    family = definition(info)
+    flat_names = {timm: flat for flat, timm in timm_names(block, policy, family.WEIGHT_NAMES).items()}
+    found, unexpected, left_out = {}, [], getattr(family, 'LEFT_OUT', None)
     for name, array in arrays.items():
+        if left_out and re.match(left_out, name):
+            continue
         module, _, leaf = name.rpartition('.')
         flat = flat_names.get(f'{modules.get(module, module)}.{leaf}'.lstrip('.'))
         if flat in found or (flat is None and leaf not in COUNTERS):  # a second array for one variable is one too many
             unexpected.append(name)
         elif flat is not None:
-            found[flat] = _as_kernel(array, len(wanted[flat].shape)) if flat.endswith('kernel') else array
+            found[flat] = _as_kernel(array, wanted[flat].shape) if flat.endswith('kernel') else array
     return Translated(found, sorted(unexpected), settings)
 
 
-def _as_kernel(array: StoredArray, ndim: int) -> StoredArray:
-    """A PyTorch weight in our layout; a linear layer serves as a 1x1 convolution of `ndim` axes and the reverse."""
-    if array.ndim == 2 and ndim == 4:
-        array = array.reshape((*array.shape, 1, 1))
-    elif array.ndim == 4 and ndim == 2 and math.prod(array.shape[2:]) == 1:
+def _as_kernel(array: StoredArray, wanted: tuple[int, ...]) -> StoredArray:
+    """A PyTorch weight in our layout; a linear layer, of a flattened map too, serves as a convolution of its size.
+
+    The reverse too: a 1x1 convolution serves as a linear layer.
+    """
+    if array.ndim == 2 and len(wanted) == 4:
+        pixels = math.prod(wanted[:2])
+        fits = array.shape[1] % pixels == 0
+        array = array.reshape((array.shape[0], array.shape[1] // pixels, *wanted[:2]) if fits else (*array.shape, 1, 1))
+    elif array.ndim == 4 and len(wanted) == 2 and math.prod(array.shape[2:]) == 1:
         array = array.reshape(array.shape[:2])
     return array.transpose(TO_JAX[array.ndim]) if array.ndim in TO_JAX else array
