@@ -2,14 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import field
-
-import jax.numpy as jnp
+from functools import partial
 
 from jeffnet.core.activations import identity, relu
 from jeffnet.core.block import Block, Padding
-from jeffnet.core.convolution import convolve
 from jeffnet.core.layers import BatchNorm, Conv, Dropout, GroupNorm, LayerNorm, MixedConv
-from jeffnet.core.pooling import avg_pool
+from jeffnet.core.pooling import avg_pool, blur_pool
 from jeffnet.models.mobile_squeeze import Squeeze
 
 Kernel = int | tuple[int, ...]  # several sizes: a MixConv
