@@ -46,13 +46,24 @@ BATCH = 4
 DEEP = ('b6', 'b7', 'b8', 'l2')  # so ill-conditioned in float32 that float64 has to show the identity
 FIELDS = ('name', 'framework', 'size', 'dtype', 'error', 'between_frameworks', 'floor', 'bar', 'seconds', 'ok')
 BAR32, BAR64, BAR_FRAMEWORKS = 2e-4, 1e-8, 1e-6
+KNOWN = (torch.nn.Conv2d, torch.nn.Linear, torch.nn.BatchNorm2d, torch.nn.LayerNorm)  # drawn by kind
 
 
 def reference(name: str, **options) -> torch.nn.Module:
     """timm's model of the same architecture, randomised, in evaluation mode."""
     torch.manual_seed(zlib.crc32(name.encode()))
-    model = timm.create_model(jeffnet.model_info(name).timm, pretrained=False, **options)
-    return randomise(model)
+    return randomise(timm_network(name, **options))
+
+
+def timm_network(name: str, **options) -> torch.nn.Module:
+    """timm's model of the same architecture, with the head of the weights of this name."""
+    info = jeffnet.model_info(name)
+    classes = info.options.get('num_classes', 1000)  # -1: pooled features, timm's 0
+    model = timm.create_model(info.timm, **{'num_classes': max(classes, 0), **options})
+    if classes == 0:  # the final feature map
+        model.head = torch.nn.Identity()
+        model.forward = lambda x: model.forward_features(x).permute(0, 2, 3, 1)
+    return model
 
 
 def randomise(model: torch.nn.Module, size: int = 128) -> torch.nn.Module:
@@ -76,6 +87,9 @@ def randomise(model: torch.nn.Module, size: int = 128) -> torch.nn.Module:
         for parameter in module.parameters(recurse=False):
             if parameter.ndim == 3:  # tokens and positions
                 torch.nn.init.normal_(parameter, 0, 0.5)
+        for kind, parameter in module.named_parameters(recurse=False):
+            if parameter.ndim == 1 and not isinstance(module, KNOWN):
+                _draw_vector(kind, parameter)
     for block in model.modules():
         if getattr(block, 'has_skip', False) or hasattr(block, 'zero_init_last'):
             last = [child for child in block.children() if isinstance(child, torch.nn.BatchNorm2d)][-1]
@@ -88,6 +102,14 @@ def randomise(model: torch.nn.Module, size: int = 128) -> torch.nn.Module:
     for hook in hooks:
         hook.remove()
     return model
+
+
+def _draw_vector(kind: str, parameter: torch.nn.Parameter):
+    """Draws an array of a layer that PyTorch does not have: a norm's, or the small scale of a residual branch."""
+    if kind.endswith('bias'):
+        torch.nn.init.normal_(parameter, 0, 0.3)
+    else:
+        torch.nn.init.uniform_(parameter, *((0.5, 1.5) if kind.endswith('weight') else (0.2, 0.6)))
 
 
 def _calibrate(norm: torch.nn.BatchNorm2d, inputs):

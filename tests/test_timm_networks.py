@@ -33,7 +33,7 @@ PARITY = {
 def test_variables_are_those_of_timm_by_name_and_shape(name):
     info, chosen = jeffnet.model_info(name), plan(name)
     with torch.device('meta'):
-        theirs = timm.create_model(info.timm)
+        theirs = parity.timm_network(name)
     ours = declarations(chosen.block, chosen.policy)
     arrays = {k: StoredArray(tuple(v.shape), np.dtype('float32'), v.numpy) for k, v in theirs.state_dict().items()}
     found = translate('pytorch', arrays, info, chosen.block, chosen.policy)

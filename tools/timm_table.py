@@ -23,8 +23,16 @@ from tools.efficientnet_table import multiply_adds
 from tools.keras_table import MODELS, write
 
 # By family file, all of whose VARIANTS that timm has become names: the paper where timm states none, and, by pattern of
-# the architecture (the first that matches), its family if that is not the file, and what differs from the policy.
+# the architecture (the first that matches), another paper, its family if that is not the file, what differs from the
+# policy; by pattern of the weights, what they fix beside timm's number of classes, or against it.
 FAMILIES: dict[str, dict[str, Any]] = {
+    'convmixer': {'paper': 'arXiv:2201.09792'},
+    'convnext': {
+        'paper': 'arXiv:2201.03545',
+        'papers': {'convnextv2_*': 'arXiv:2301.00808'},
+        'family': {'convnextv2_*': 'convnextv2'},
+        'options': {'*.fcmae': {'num_classes': 0}},  # without even the norm of the pooled features
+    },
     'densenet': {'paper': 'arXiv:1608.06993'},
 }
 
@@ -64,20 +72,24 @@ def entry(file: str, arch: str, weights: str | None, measured: dict) -> dict[str
     _, height, width = config.input_size
     row = measured.get((weights, height))
     top1, top5 = (float(row[key]) if row else None for key in ('top1', 'top5'))
+    paper = of_pattern(family.get('papers', {}), arch) or family['paper']
+    # timm's 0 classes are pooled features, our -1.
+    options = {'num_classes': config.num_classes or -1} if config.num_classes != 1000 else {}
+    options |= of_pattern(family.get('options', {}), weights or arch) or {}
     return {
-        'family': of_pattern(family.get('family', {}), arch) or file, 'arch': arch, 'flavour': 'pt', 'options': {},
+        'family': of_pattern(family.get('family', {}), arch) or file, 'arch': arch, 'flavour': 'pt', 'options': options,
         'parameters': 0, 'multiply_adds': 0,
         'input_size': [height, width, 3], 'crop_pct': config.crop_pct, 'interpolation': config.interpolation,
         'mean': list(config.mean), 'std': list(config.std), 'preprocessing': 'pil', 'weights': weights, 'timm': arch,
-        'licence': config.license, 'paper': config.paper_ids or family['paper'], 'top1': top1, 'top5': top5,
+        'licence': config.license, 'paper': config.paper_ids or paper, 'top1': top1, 'top5': top5,
         'top_image_size': height if row else None, 'drop_rate': 0.0,
         'policy': of_pattern(family.get('policy', {}), arch) or {},
     }  # fmt: skip
 
 
-def of_pattern(values: dict[str, Any], arch: str) -> Any:
+def of_pattern(values: dict[str, Any], name: str) -> Any:
     """The value of the first pattern that matches, or None."""
-    return next((value for pattern, value in values.items() if fnmatch.fnmatchcase(arch, pattern)), None)
+    return next((value for pattern, value in values.items() if fnmatch.fnmatchcase(name, pattern)), None)
 
 
 def count(path: Path, fresh: dict[str, dict]) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 FAMILY_FILES = (
     'efficientnet', 'resnet', 'resnetv2', 'densenet', 'vgg', 'inception_v3', 'inception_resnet_v2', 'xception',
-    'nasnet', 'convnext', 'vit',
+    'nasnet', 'convnext', 'convmixer', 'vit',
 )  # fmt: skip
 
 

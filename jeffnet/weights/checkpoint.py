@@ -140,7 +140,9 @@ def _of_timm(config: dict[str, Any]) -> dict[str, Any]:
         options['bn_momentum'] = 1 - arguments['bn_momentum']  # PyTorch counts the share of the new statistic
     counts = (config.get('num_classes'), published.get('num_classes'), 1000)
     classes = next(count for count in counts if count is not None)
-    options['num_classes'] = classes if classes else -1  # timm's 0: no classifier behind the pooling
+    # timm's 0: no classifier behind the pooling, and of some weights no head at all.
+    published_classes = model_info(model).options.get('num_classes') if model else None
+    options['num_classes'] = classes or (0 if published_classes == 0 else -1)
     options['in_chans'] = arguments.get('in_chans', shape[0])
     size = arguments.get('img_size') or (shape[1:] if published.get('fixed_input_size') else None)
     if size:  # of a network with a position table
@@ -180,10 +182,11 @@ def _check_arguments(arguments: dict[str, Any], model: str) -> None:
 def _as_timm_builds(model: str, classes: int, tag: str | None) -> dict[str, Any]:
     """Options of a network that timm trained further: timm's own, where the published weights want others."""
     info = model_info(model)
-    if not info.options or (classes == 1000 and tag == info.tag):
+    fixed = {key: value for key, value in info.options.items() if key != 'num_classes'}
+    if not fixed or (classes == info.options.get('num_classes', 1000) and tag == info.tag):
         return {}
-    log.warning('%s: not the published weights, so built as timm does, without %s', model, ', '.join(info.options))
-    return {key: type(value)() for key, value in info.options.items()}
+    log.warning('%s: not the published weights, so built as timm does, without %s', model, ', '.join(fixed))
+    return {key: type(value)() for key, value in fixed.items()}
 
 
 def model_of_timm(architecture: str, tag: str | None) -> str | None:

@@ -21,6 +21,7 @@ BAR = (
 )
 TORCHVISION = {
     **{f'efficientnet_b{i}': f'efficientnet_b{i}' for i in range(8)},
+    **{f'convnext_{size}': f'convnext_{size}' for size in ('tiny', 'small', 'base', 'large')},
     'mobilenetv2_100': 'mobilenet_v2', 'mnasnet_100': 'mnasnet1_0',
     'mobilenetv3_large_100': 'mobilenet_v3_large', 'mobilenetv3_small_100': 'mobilenet_v3_small',
 }  # fmt: skip

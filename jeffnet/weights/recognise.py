@@ -34,7 +34,8 @@ def flavour(file: WeightsFile) -> str | None:
     if 'model' in file.about:
         return model_info(file.about['model']).flavour
     modules = (foreign_names(info) for info in table().values())
-    return 'pt' if any(module.is_torchvision(file.arrays) for module in modules if module) else None
+    tells = (module.is_torchvision for module in modules if hasattr(module, 'is_torchvision'))
+    return 'pt' if any(is_torchvision(file.arrays) for is_torchvision in tells) else None
 
 
 def other_flavour(info: ModelInfo) -> str:
@@ -47,7 +48,7 @@ def fitting(layout: str, arrays: Mapping[str, StoredArray]) -> list[str]:
     """The names of the table whose arrays have these names and shapes, classifier and first convolution aside."""
     names, tried = [], {}
     for info in table().values():
-        key = (info.arch, *sorted(info.options.items()))
+        key = (info.arch, *sorted((k, v) for k, v in info.options.items() if k != 'num_classes'))
         if key not in tried:
             tried[key] = _fits(layout, arrays, info)
         if tried[key]:
