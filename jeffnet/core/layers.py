@@ -198,6 +198,57 @@ class LayerNorm(Block):
         return (wide if self.bias is None else wide + jnp.asarray(self.bias, wide.dtype)).astype(x.dtype)
 
 
+class RmsNorm(Block):
+    """Division of the last axis by its root mean square (Zhang & Sennrich, 2019)."""
+
+    features: int
+    eps: float = 1e-6
+
+    def setup(self):
+        self.scale = Param((self.features,), initial.ones)
+
+    def __call__(self, x):  # [..., features]
+        wide = x.astype(at_least_float32(x.dtype))
+        wide = wide * lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + self.eps)
+        return (wide * jnp.asarray(self.scale, wide.dtype)).astype(x.dtype)
+
+
+class SimpleNorm(Block):
+    """Division of the last axis by its unbiased standard deviation; the mean stays, which timm calls simple norm."""
+
+    features: int
+    eps: float = 1e-6
+
+    def setup(self):
+        self.scale = Param((self.features,), initial.ones)
+
+    def __call__(self, x):  # [..., features]
+        wide = x.astype(at_least_float32(x.dtype))
+        wide = wide * lax.rsqrt(wide.var(-1, ddof=1, keepdims=True) + self.eps)
+        return (wide * jnp.asarray(self.scale, wide.dtype)).astype(x.dtype)
+
+
+class GlobalResponseNorm(Block):
+    """Raises channels whose norm over the image is above the mean of all channels' (Woo et al., 2023)."""
+
+    features: int
+    eps: float = 1e-6
+
+    def setup(self):
+        self.scale = Param((self.features,), initial.zeros)
+        self.bias = Param((self.features,), initial.zeros)
+
+    def __call__(self, x):  # [N, H, W, features]
+        wide = x.astype(at_least_float32(x.dtype))
+        energy = jnp.square(wide).sum((1, 2), keepdims=True)  # [N, 1, 1, features]
+        # A channel can be 0 all over the image, where the square root has no derivative; torch's norm has 0 there.
+        some = energy > 0
+        norm = jnp.where(some, jnp.sqrt(jnp.where(some, energy, 1)), 0)
+        response = norm / (norm.mean(-1, keepdims=True) + self.eps)
+        scale, bias = (jnp.asarray(each, wide.dtype) for each in (self.scale, self.bias))
+        return (wide + (wide * (scale * response) + bias)).astype(x.dtype)
+
+
 class GroupNorm(Block):
     """Group normalisation over space and groups of channels (Wu & He, 2018)."""
 

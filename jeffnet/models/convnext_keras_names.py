@@ -7,8 +7,9 @@ from jeffnet.models.convnext import VARIANTS
 
 def keras_layers(network) -> Iterator[tuple]:
     """(Keras' layer, our module, perhaps Keras' class) of all layers with variables, in the order of Keras' files."""
-    # All names begin with the architecture's.
-    arch = next(name for name, make in VARIANTS.items() if make.args == (network.depths, network.widths))
+    # All names begin with the architecture's, which is one of those that have but depths and widths.
+    plain = ((name, make.args) for name, make in VARIANTS.items() if not make.keywords)
+    arch = next(name for name, args in plain if args == (network.depths, network.widths))
     for s, depth in enumerate(network.depths):
         if s == 0:
             yield f'{arch}_stem', ('stem_0', 'stem_1'), 'sequential'

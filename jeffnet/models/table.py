@@ -15,7 +15,7 @@ from typing import Any
 FAMILY_FILES = (
     'efficientnet', 'mobilenetv4', 'resnet', 'sknet', 'resnest', 'resnetv2', 'regnet', 'densenet', 'vgg',
     'inception_v3', 'inception_v4', 'inception_resnet_v2', 'xception', 'xception_aligned', 'nasnet', 'pnasnet',
-    'convnext', 'hornet', 'van', 'vit',
+    'convnext', 'convmixer', 'hornet', 'van', 'vit',
 )  # fmt: skip
 
 

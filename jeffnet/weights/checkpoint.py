@@ -140,7 +140,9 @@ def _of_timm(config: dict[str, Any]) -> dict[str, Any]:
         options['bn_momentum'] = 1 - arguments['bn_momentum']  # PyTorch counts the share of the new statistic
     counts = (config.get('num_classes'), published.get('num_classes'), 1000)
     classes = next(count for count in counts if count is not None)
-    options['num_classes'] = classes if classes else -1  # timm's 0: no classifier behind the pooling
+    # timm's 0: no classifier behind the pooling, and of some weights no head at all.
+    published_classes = model_info(model).options.get('num_classes') if model else None
+    options['num_classes'] = classes or (0 if published_classes == 0 else -1)
     options['in_chans'] = arguments.get('in_chans', shape[0])
     size = arguments.get('img_size') or (shape[1:] if published.get('fixed_input_size') else None)
     if size:  # of a network with a position table

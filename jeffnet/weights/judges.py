@@ -22,6 +22,7 @@ BAR = (
 TORCHVISION = {
     **{f'efficientnet_b{i}': f'efficientnet_b{i}' for i in range(8)},
     **{f'efficientnetv2_{size}': f'efficientnet_v2_{size}' for size in 'sml'},
+    **{f'convnext_{size}': f'convnext_{size}' for size in ('tiny', 'small', 'base', 'large')},
     'mobilenetv2_100': 'mobilenet_v2', 'mnasnet_100': 'mnasnet1_0',
     'mobilenetv3_large_100': 'mobilenet_v3_large', 'mobilenetv3_small_100': 'mobilenet_v3_small',
     'regnetx_004_tv': 'regnet_x_400mf', 'regnetx_008': 'regnet_x_800mf', 'regnetx_016': 'regnet_x_1_6gf',

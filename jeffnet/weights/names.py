@@ -81,9 +81,11 @@ def translate(layout: str, arrays: Mapping[str, StoredArray], info: ModelInfo, b
         known = foreign.tensorflow_arrays(block, theirs) if hasattr(foreign, 'tensorflow_arrays') else theirs
         unexpected = [name for name in arrays if name in known or name in wanted]
         return Translated({n: a for n, a in known.items() if n in wanted}, sorted(unexpected), {})
-    modules, settings = {}, {}
+    names, modules, settings = {}, {}, {}
     if layout == 'predecessor':
         modules = foreign.predecessor_modules(block) if hasattr(foreign, 'predecessor_modules') else {}
+    elif hasattr(foreign, 'renamed'):
+        names = foreign.renamed(block, arrays)
     elif hasattr(foreign, 'is_torchvision') and foreign.is_torchvision(arrays):
         modules = foreign.torchvision_modules(block, arrays)
         settings = getattr(foreign, 'TORCHVISION_POLICY', {}).get(info.arch, {})
@@ -94,11 +96,12 @@ def translate(layout: str, arrays: Mapping[str, StoredArray], info: ModelInfo, b
         if left_out and re.match(left_out, name):
             continue
         module, _, leaf = name.rpartition('.')
-        flat = flat_names.get(f'{modules.get(module, module)}.{leaf}'.lstrip('.'))
+        flat = flat_names.get(names.get(name) or f'{modules.get(module, module)}.{leaf}'.lstrip('.'))
         if flat in found or (flat is None and leaf not in COUNTERS):  # a second array for one variable is one too many
             unexpected.append(name)
         elif flat is not None:
-            found[flat] = _as_kernel(array, wanted[flat].shape) if flat.endswith('kernel') else array
+            fitted = _as_kernel if flat.endswith('kernel') else _as_vector
+            found[flat] = fitted(array, wanted[flat].shape)
     return Translated(found, sorted(unexpected), settings)
 
 
@@ -114,3 +117,9 @@ def _as_kernel(array: StoredArray, wanted: tuple[int, ...]) -> StoredArray:
     elif array.ndim == 4 and len(wanted) == 2 and math.prod(array.shape[2:]) == 1:
         array = array.reshape(array.shape[:2])
     return array.transpose(TO_JAX[array.ndim]) if array.ndim in TO_JAX else array
+
+
+def _as_vector(array: StoredArray, wanted: tuple[int, ...]) -> StoredArray:
+    """What others spread over the axes of images, where ours has one axis: `[C, 1, 1]` as `[C]`."""
+    vector = len(wanted) == 1 and math.prod(array.shape) == max(array.shape, default=0)
+    return array.reshape((max(array.shape),)) if vector and array.ndim > 1 else array
