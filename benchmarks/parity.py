@@ -16,7 +16,6 @@ import os
 import sys
 import tempfile
 import time
-import zlib
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -26,21 +25,18 @@ os.environ.setdefault('TF_CPP_MIN_LOG_LEVEL', '2')
 import jax
 import jax.numpy as jnp
 import numpy as np
-import timm
 import torch
-from safetensors.torch import save_file
 
 import jeffnet
 from benchmarks.table import parse
-from jeffnet.models.table import definition
+from benchmarks.torch_reference import reference, save_weights, torch_logits
+from jeffnet.models.table import definition, network_of
 from jeffnet.weights.judges import move_stride_to_projection
-
-# One thread: beside JAX's own threads and other processes, PyTorch's spin for each other and take many times as long.
-torch.set_num_threads(1)
 
 Sizes = Sequence[tuple[int, int]]  # (height, width) each
 Judge = torch.nn.Module | Callable[[np.ndarray], np.ndarray]  # or a function from images to logits, in their type
 SIZES = ((64, 64), (97, 97), (76, 50))  # even, odd, and not square: SAME padding differs only at even sides
+HALVED_SIZES = ((64, 64), (97, 97), (96, 64))  # of networks that timm cannot run where a side has no half
 PATCH_SIZES = ((64, 64), (80, 48), (224, 224))  # of networks with a position table: resampled, and as it is stored
 BATCH = 4
 DEEP = ('b6', 'b7', 'b8', 'l2')  # so ill-conditioned in float32 that float64 has to show the identity
@@ -49,86 +45,9 @@ BAR32, BAR64, BAR_FRAMEWORKS = 2e-4, 1e-8, 1e-6
 HOPELESS = 1e-2  # a bar in float32 that alone says nothing
 
 
-def reference(name: str, **options) -> torch.nn.Module:
-    """timm's model of the same architecture, randomised, in evaluation mode."""
-    torch.manual_seed(zlib.crc32(name.encode()))
-    info = jeffnet.model_info(name)
-    model = timm.create_model(info.weights if info.tag else info.timm, pretrained=False, **options)  # tag: its classes
-    return randomise(model)
-
-
-def randomise(model: torch.nn.Module, size: int = 128) -> torch.nn.Module:
-    """Draws every array so that no default zero or one hides a mistake, and the output depends on the input.
-
-    Fan-in-scaled kernels; random scales and biases; batch-norm statistics measured on random images, layer by layer,
-    each perturbed before the next is measured. Two things keep deep networks from being chaotic, as training does: the
-    scales (or kernels) at the end of residual branches are small, and no channel's variance is far below the others'.
-    """
-    hooks = []
-    for module in model.modules():
-        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear):
-            torch.nn.init.kaiming_normal_(module.weight)
-            if module.bias is not None:
-                torch.nn.init.normal_(module.bias, 0, 0.5)
-        elif isinstance(module, torch.nn.BatchNorm2d | torch.nn.LayerNorm | torch.nn.GroupNorm):
-            torch.nn.init.uniform_(module.weight, 0.5, 1.5)
-            torch.nn.init.normal_(module.bias, 0, 0.3)
-            if isinstance(module, torch.nn.BatchNorm2d):
-                hooks.append(module.register_forward_pre_hook(_calibrate))
-        for parameter in module.parameters(recurse=False):
-            if parameter.ndim == 3:  # tokens and positions
-                torch.nn.init.normal_(parameter, 0, 0.5)
-    for block in model.modules():
-        if getattr(block, 'has_skip', False) or hasattr(block, 'zero_init_last'):
-            _shrink_branch(block)
-    model.eval()
-    if hooks:
-        first = next(module for module in model.modules() if isinstance(module, torch.nn.Conv2d))
-        with torch.no_grad():
-            model(torch.randn(8, first.in_channels, size, size))
-    for hook in hooks:
-        hook.remove()
-    return model
-
-
-@torch.no_grad()
-def _shrink_branch(block: torch.nn.Module):
-    """Makes the end of a residual branch small: what timm can begin with zeros, or else the last layer of its kind."""
-    if not hasattr(block, 'zero_init_last'):
-        ends = [child.weight for child in block.children() if isinstance(child, torch.nn.BatchNorm2d)][-1:]
-    else:
-        block.zero_init_last()  # of what has just been drawn, only this is zero
-        convs = [m for name, m in block.named_children() if isinstance(m, torch.nn.Conv2d) and name != 'downsample']
-        ends = [parameter for parameter in block.parameters() if not parameter.any()] or [convs[-1].weight]
-    for end in ends:
-        if end.ndim == 1:
-            torch.nn.init.uniform_(end, 0.2, 0.6)
-        else:
-            torch.nn.init.kaiming_normal_(end).mul_(0.4)
-
-
-def _calibrate(norm: torch.nn.BatchNorm2d, inputs):
-    """Sets the statistics of a batch norm to those of its input, perturbed."""
-    var, mean = torch.var_mean(inputs[0], (0, 2, 3))
-    norm.running_mean.copy_(mean + 0.2 * var.sqrt() * torch.randn_like(mean))
-    norm.running_var.copy_((var + 0.5 * var.mean()) * torch.exp(0.3 * torch.randn_like(var)))
-
-
-def save_weights(model: torch.nn.Module, path: Path) -> Path:
-    """Writes the model's state dict as a .safetensors file."""
-    save_file({k: v.contiguous() for k, v in model.state_dict().items()}, path)
-    return path
-
-
 def images(size: tuple[int, int], seed: int = 1, channels: int = 3) -> np.ndarray:
     """Random float32 images `[BATCH, H, W, C]`."""
     return np.random.default_rng(seed).standard_normal((BATCH, *size, channels)).astype(np.float32)
-
-
-@torch.no_grad()
-def torch_logits(model: torch.nn.Module, x: np.ndarray) -> np.ndarray:
-    """timm's logits of NHWC images, in the type of `x`."""
-    return model.to(torch.from_numpy(x).dtype)(torch.from_numpy(x).permute(0, 3, 1, 2)).numpy()
 
 
 def spread(logits: np.ndarray) -> float:
@@ -195,6 +114,8 @@ def sizes_of(name: str) -> tuple[tuple[int, int], ...]:
         from benchmarks import keras_reference
 
         return keras_reference.sizes_of(name)
+    if getattr(network_of(jeffnet.model_info(name)), 'anti_alias', '') == 'avg':
+        return HALVED_SIZES
     return PATCH_SIZES if has_positions(name) else SIZES
 
 
