@@ -18,7 +18,7 @@ from jeffnet.core.activations import relu, silu
 from jeffnet.core.block import Block
 from jeffnet.core.inputs import check_images
 from jeffnet.core.layers import BatchNorm, Conv
-from jeffnet.models.efficientnet import divisible
+from jeffnet.models.mobile_squeeze import divisible
 from jeffnet.models.network import ClassifierHead, Network, level
 from jeffnet.models.regnet_blocks import Bottleneck, ConvNorm, Design, PreBottleneck, Stage, groups_of_16
 
