@@ -2,6 +2,9 @@
 
     python -m benchmarks.parity [--models 'tf_*' --out FILE] [--resume]
 
+Names that differ in their weights alone share one proof. Networks of more than 100 million parameters are compared at
+one size and in one framework: all three compute the same, as the others show.
+
 Freshly initialised networks say little: their logits are almost all bias. So the weights are drawn to make the output
 depend on the input (`randomise`), and errors are measured against the spread of the logits between inputs. The judge's
 own float32 against its float64, the floor, shows what float32 can give.
@@ -35,14 +38,15 @@ from jeffnet.weights.judges import move_stride_to_projection
 
 Sizes = Sequence[tuple[int, int]]  # (height, width) each
 Judge = torch.nn.Module | Callable[[np.ndarray], np.ndarray]  # or a function from images to logits, in their type
-SIZES = ((64, 64), (97, 97), (76, 50))  # even, odd, and not square: SAME padding differs only at even sides
-HALVED_SIZES = ((64, 64), (97, 97), (96, 64))  # of networks that timm cannot run where a side has no half
+SIZES = ((64, 64), (97, 75))  # even; odd and not square: SAME padding differs only at even sides
+HALVED_SIZES = ((64, 64), (96, 64))  # of networks that timm cannot run where a side has no half
 PATCH_SIZES = ((64, 64), (80, 48), (224, 224))  # of networks with a position table: resampled, and as it is stored
 BATCH = 4
 DEEP = ('b6', 'b7', 'b8', 'l2')  # so ill-conditioned in float32 that float64 has to show the identity
 FIELDS = ('name', 'framework', 'size', 'dtype', 'error', 'between_frameworks', 'floor', 'bar', 'seconds', 'ok')
 BAR32, BAR64, BAR_FRAMEWORKS = 2e-4, 1e-8, 1e-6
 HOPELESS = 1e-2  # a bar in float32 that alone says nothing
+LARGE = 100e6  # parameters
 
 
 def images(size: tuple[int, int], seed: int = 1, channels: int = 3) -> np.ndarray:
@@ -114,9 +118,19 @@ def sizes_of(name: str) -> tuple[tuple[int, int], ...]:
         from benchmarks import keras_reference
 
         return keras_reference.sizes_of(name)
-    if getattr(network_of(jeffnet.model_info(name)), 'anti_alias', '') == 'avg':
-        return HALVED_SIZES
-    return PATCH_SIZES if has_positions(name) else SIZES
+    halved = getattr(network_of(jeffnet.model_info(name)), 'anti_alias', '') == 'avg'
+    sizes = PATCH_SIZES if has_positions(name) else HALVED_SIZES if halved else SIZES
+    return sizes[:1] if is_large(name) else sizes
+
+
+def frameworks_of(name: str) -> Sequence[str]:
+    """The frameworks in which a name is compared."""
+    return jeffnet.FRAMEWORKS[:1] if is_large(name) else jeffnet.FRAMEWORKS
+
+
+def is_large(name: str) -> bool:
+    """Whether a network takes too much time and memory for every comparison; Keras' are compared all the same."""
+    return jeffnet.model_info(name).parameters > LARGE and not judged_by_keras(name)
 
 
 def compare_sizes(name: str, model: torch.nn.Module, weights: Path, sizes: Sizes, **options) -> list[dict]:
@@ -145,7 +159,7 @@ def prove(name: str, sizes: Sizes = ()) -> list[dict]:
             move_stride_to_projection(model)
         weights = save_weights(model, Path(folder) / 'model.safetensors')
         sizes = sizes or sizes_of(name)
-        rows = compare_sizes(name, model, weights, sizes)
+        rows = compare_sizes(name, model, weights, sizes, only=frameworks_of(name))
         if info.arch.split('_')[-1] in DEEP or coarse(rows):
             hopeless = any(coarse([row], HOPELESS) for row in rows)
             rows += in_float64(partial(compare_sizes, name, model, weights, sizes if hopeless else sizes[:1]))
@@ -184,6 +198,12 @@ def in_float64(compare_in: Callable[..., list[dict]]) -> list[dict]:
         jax.config.update('jax_enable_x64', False)
 
 
+def network_key(name: str) -> tuple:
+    """What names have in common that differ in their weights alone."""
+    info = jeffnet.model_info(name)
+    return info.file, info.arch, info.flavour, str(sorted(info.options.items())), str(sorted(info.policy.items()))
+
+
 def pattern(text: str) -> str:
     """A shell glob that names match, for `argparse`."""
     if not jeffnet.list_models(text):
@@ -200,12 +220,16 @@ def main() -> int:
     if arguments.resume and arguments.out.exists():
         rows = list(csv.DictReader(arguments.out.read_text().splitlines()))
     done = {row['name'] for row in rows}
+    proven = {
+        network_key(name): [row for row in rows if row['name'] == name] for name in done & set(jeffnet.list_models())
+    }
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     for name in jeffnet.list_models(arguments.models):
         if name in done:
             continue
-        start = time.perf_counter()
-        new = prove(name)
+        start, key = time.perf_counter(), network_key(name)
+        new = [row | {'name': name} for row in (proven.get(key) or prove(name))]
+        proven[key] = new
         rows += new
         with arguments.out.open('w', newline='') as file:
             writer = csv.DictWriter(file, FIELDS, lineterminator='\n')
