@@ -7,15 +7,17 @@ import importlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from jeffnet.models.table import ModelInfo, list_models, model_info
+from jeffnet.models.table import ModelInfo, model_info
+from jeffnet.models.table import find_models as list_models
 
 if TYPE_CHECKING:
     from jeffnet import linen, machine, nnx, objax, weights
+    from jeffnet.flaim import get_model
     from jeffnet.weights import push_to_hub, save_weights
 
 __version__ = '0.1.0'
 __all__ = [
-    'ModelInfo', 'create_model', 'flat_variables', 'fuse', 'intermediates', 'linen', 'list_models', 'machine',
+    'ModelInfo', 'create_model', 'flat_variables', 'fuse', 'get_model', 'intermediates', 'linen', 'list_models', 'machine',
     'model_info', 'nnx', 'objax', 'predictor', 'push_to_hub', 'save_weights', 'weights',
 ]  # fmt: skip
 
@@ -26,6 +28,8 @@ def __getattr__(name: str):
     """Imports `jeffnet.linen`, `.objax`, `.nnx`, `.weights`, `.data`, `.train`, `.machine` on first use."""
     if name in ('push_to_hub', 'save_weights'):
         return getattr(importlib.import_module('jeffnet.weights'), name)
+    if name == 'get_model':
+        return importlib.import_module('jeffnet.flaim').get_model
     if name in (*FRAMEWORKS, 'weights', 'data', 'train', 'machine'):
         return importlib.import_module(f'jeffnet.{name}')
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

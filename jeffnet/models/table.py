@@ -8,6 +8,7 @@ import fnmatch
 import functools
 import importlib.util
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -107,6 +108,23 @@ def list_models(pattern: str | None = None, *, family: str | None = None, pretra
         and (family is None or info.family == family)
         and (pretrained is None or (info.weights is not None) == pretrained)
     ]
+
+
+def find_models(pattern: str | None = None, *, family: str | None = None, pretrained: bool | None = None) -> list[str]:
+    """Sorted model names that match a pattern, a family, and whether published weights exist.
+
+    The pattern is a shell glob of whole names or, if none matches, a regular expression that is searched in them, as
+    flaim's. Raises ValueError for a pattern that is neither.
+    """
+    which = {'family': family, 'pretrained': pretrained}
+    found = list_models(pattern, **which)
+    if found or pattern is None:
+        return found
+    try:
+        search = re.compile(pattern).search
+    except re.error as error:
+        raise ValueError(f'pattern {pattern!r}: no name matches this glob, and it is no regular expression') from error
+    return [name for name in list_models(**which) if search(name)]
 
 
 def definition(info: ModelInfo):

@@ -9,6 +9,7 @@ import numpy as np
 import jeffnet
 from jeffnet.command_line import InputError
 from jeffnet.data.preprocessing import Preprocessing
+from jeffnet.models.table import list_models
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def model_names(args: argparse.Namespace, given: str | None) -> list[str]:
     if args.model != 'all' and not set(args.model) & set('*?['):
         return [jeffnet.model_info(args.model).name]
     published = True if given is None and args.pretrained is not False else None
-    names = jeffnet.list_models(None if args.model == 'all' else args.model, pretrained=published)
+    names = list_models(None if args.model == 'all' else args.model, pretrained=published)
     if not names:
         raise ValueError(f'--model {args.model}: no model{" with published weights" if published else ""} matches')
     if given and len(names) > 1:

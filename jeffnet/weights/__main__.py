@@ -20,6 +20,7 @@ import numpy as np
 
 import jeffnet
 from jeffnet.command_line import InputError, Parser, at_least, guarded, input_errors
+from jeffnet.models.table import list_models
 from jeffnet.weights import Incomplete, files, judges, recognise, source
 
 
@@ -155,7 +156,7 @@ def matching(name: str) -> list[str]:
         return [name]
     if not set(name) & set('*?['):
         return [jeffnet.model_info(name).name]
-    names = jeffnet.list_models(name, pretrained=True)
+    names = list_models(name, pretrained=True)
     if not names:
         raise InputError(f'{name}: no model with published weights matches')
     return names
