@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 __version__ = '0.1.0'
 __all__ = [
-    'ModelInfo', 'create_model', 'flat_variables', 'fuse', 'get_model', 'intermediates', 'linen', 'list_models', 'machine',
-    'model_info', 'nnx', 'objax', 'predictor', 'push_to_hub', 'save_weights', 'weights',
+    'ModelInfo', 'create_model', 'flat_variables', 'fuse', 'get_model', 'intermediates', 'linen', 'list_models',
+    'machine', 'model_info', 'nnx', 'objax', 'predictor', 'push_to_hub', 'save_weights', 'weights',
 ]  # fmt: skip
 
 FRAMEWORKS = ('linen', 'objax', 'nnx')

@@ -48,7 +48,7 @@ def resolve(name: str) -> ModelInfo:
 
 @functools.cache
 def names() -> dict[str, str]:
-    """By flaim's name, timm's architecture and, where flaim's weights are known, tag; or our name where timm has none."""
+    """By flaim's name, timm's architecture, with the tag where it is known; our name where timm has none."""
     return json.loads((Path(__file__).parent / 'models' / 'flaim.json').read_text())
 
 
