@@ -110,7 +110,8 @@ def test_a_folder_that_timm_wrote(state, tmp_path):
         ('tf_efficientnet_l2', 'ns_jft_in1k_475', 'tf_efficientnet_l2_ns_475'),
         ('resnet50', 'a1_in1k', 'pt_resnet50'),
         ('resnet50', 'a2_in1k', 'pt_resnet50.a2_in1k'),
-        ('convnext_tiny', 'in12k', None),
+        ('convnext_tiny', 'in12k', 'pt_convnext_tiny.in12k'),
+        ('no_such_network', 'in12k', None),
     ],
 )
 def test_architectures_of_timm_by_our_names(architecture, tag, name):

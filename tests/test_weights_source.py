@@ -75,10 +75,10 @@ def test_a_model_goes_to_the_hub_and_comes_back_to_jeffnet_and_timm(server, cach
 
 def test_a_repository_of_another_kind(server, cache, state, write, tmp_path):
     content = write(state, tmp_path / 'a.safetensors').read_bytes()
-    server.add('owner/other', {FILE: content, 'config.json': json.dumps({'architecture': 'convnext_atto'}).encode()})
-    with pytest.raises(ValueError, match=r"timm calls its architecture 'convnext_atto', which jeffnet does not have"):
+    server.add('owner/other', {FILE: content, 'config.json': json.dumps({'architecture': 'no_such_network'}).encode()})
+    with pytest.raises(ValueError, match=r"timm calls its architecture 'no_such_network', which jeffnet does not have"):
         jeffnet.create_model('hf-hub:owner/other', pretrained=True)
-    with pytest.raises(ValueError, match=r'holds the timm architecture convnext_atto, not one of pt_mnasnet_small'):
+    with pytest.raises(ValueError, match=r'holds the timm architecture no_such_network, not one of pt_mnasnet_small'):
         jeffnet.create_model(NAME, weights='hf-hub:owner/other')
     server.add('owner/bare', {FILE: content})
     assert jeffnet.create_model(NAME, weights='hf-hub:owner/bare')[0].variant == NAME
