@@ -61,19 +61,27 @@ def feature_faults(name: str, folder: Path, size=SIZE) -> list:
 def map_faults(
     name: str, variant: Callable, like: str, theirs: Callable, folder: Path, size=SIZE, **options: Any
 ) -> list:
-    """The errors, outside the bar, of the feature maps of a small network against timm's `forward_intermediates`."""
+    """Error and rounding, where outside the bar, of feature maps against timm's `forward_intermediates`."""
     register(name, variant, like)
     network = parity.randomise(theirs(num_classes=10), max(size))
     weights = parity.save_weights(network, folder / 'model.safetensors')
     x = parity.images(size)
-    with torch.no_grad():
-        maps = network.forward_intermediates(torch.from_numpy(x).permute(0, 3, 1, 2), intermediates_only=True)
-    expected = [level.permute(0, 2, 3, 1).numpy() for level in maps]
+    rough, exact = maps_of(network, x), maps_of(network.double(), x.astype(np.float64))
     model = jeffnet.create_model(name, 'nnx', weights=weights, features_only=True, **options)
     found = [np.asarray(level) for level in jeffnet.predictor(model)(x)]
-    assert [level.shape for level in found] == [level.shape for level in expected]
-    errors = [float(np.abs(a - b).max() / parity.spread(b)) for a, b in zip(found, expected, strict=True)]
-    return [error for error in errors if error > parity.BAR32]
+    assert [level.shape for level in found] == [level.shape for level in rough]
+    scales = [parity.spread(level) for level in exact]
+    errors = [np.abs(a - b).max() / scale for a, b, scale in zip(found, rough, scales, strict=True)]
+    floors = [np.abs(a - b).max() / scale for a, b, scale in zip(rough, exact, scales, strict=True)]
+    rows = zip(errors, floors, strict=True)
+    return [(error, floor) for error, floor in rows if error > max(parity.BAR32, 5 * floor)]
+
+
+@torch.no_grad()
+def maps_of(network: torch.nn.Module, x: np.ndarray) -> list[np.ndarray]:
+    """timm's feature maps of NHWC images, in the type of `x`."""
+    maps = network.forward_intermediates(torch.from_numpy(x).permute(0, 3, 1, 2), intermediates_only=True)
+    return [level.permute(0, 2, 3, 1).numpy() for level in maps]
 
 
 def level_faults(name: str, **options: Any) -> list:
@@ -85,11 +93,11 @@ def level_faults(name: str, **options: Any) -> list:
     return [row for row in rows if any(row[0][k] != row[1][k] for k in kept)]
 
 
-def torchvision_faults(name: str) -> list:
+def torchvision_faults(name: str, **options: Any) -> list:
     """What of a torchvision network, of timm's name, has no place or another shape in ours, and the reverse."""
     chosen = plan(name)
     with torch.device('meta'):
-        theirs = torchvision.models.get_model(chosen.info.timm).state_dict()
+        theirs = torchvision.models.get_model(chosen.info.timm, **options).state_dict()
     arrays = {k: StoredArray(tuple(v.shape), np.dtype('float32'), v.numpy) for k, v in theirs.items()}
     found = translate('pytorch', arrays, chosen.info, chosen.block, chosen.policy)
     ours = {(k, v.shape) for k, v in declarations(chosen.block, chosen.policy).items()}

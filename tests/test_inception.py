@@ -64,7 +64,7 @@ def test_feature_maps_are_described_as_in_timm(name):
 
 def test_torchvision_files_hold_a_second_classifier_which_is_left_out(tmp_path):
     theirs = torchvision.models.inception_v3(num_classes=10, init_weights=False)
-    assert not small_networks.torchvision_faults('pt_inception_v3')
+    assert not small_networks.torchvision_faults('pt_inception_v3', init_weights=False)
     parity.randomise(theirs, 100)
     path = tmp_path / 'model.pth'
     torch.save(theirs.state_dict(), path)
