@@ -13,16 +13,17 @@ from timm.models import convnext as timm_convnext
 
 import jeffnet
 from benchmarks import parity
-from jeffnet.core.activations import gelu_tanh
+from jeffnet.core.activations import gelu_tanh, silu
 from jeffnet.core.block import declarations
 from jeffnet.core.layers import GlobalResponseNorm, RmsNorm, SimpleNorm
 from jeffnet.create import plan
 from jeffnet.models import convnext
 from tests import small_networks
 
-DEPTHS, WIDTHS = (1, 1, 2, 1), (24, 32, 48, 64)
+DEPTHS, WIDTHS = (1, 1, 1, 1), (24, 32, 48, 64)
 OURS = partial(convnext.ConvNeXt, DEPTHS, WIDTHS)
 THEIRS = partial(timm_convnext.ConvNeXt, depths=DEPTHS, dims=WIDTHS)
+SHAPES = {'stem_type': 'overlap_tiered', 'norm_eps': 1e-2, 'kernel_sizes': (7, 5, 5, 3)}
 V2 = {'use_grn': True, 'ls_init_value': None}
 # Ours, the published network whose entry in the table it takes, timm's, options of both.
 SMALL = {
@@ -34,22 +35,16 @@ SMALL = {
         partial(THEIRS, norm_layer='simplenorm', stem_type='overlap_act', conv_mlp=True, act_layer='gelu_tanh'),
         {'output_stride': 16},
     ),
-    'pt_small_convnext_tiered': (
-        partial(OURS, norm_layer=RmsNorm, stem_type='overlap_tiered', norm_eps=1e-2, kernel_sizes=(7, 5, 5, 3)),
-        'pt_convnext_atto_rms',
-        partial(THEIRS, norm_layer='rmsnorm2d', stem_type='overlap_tiered', norm_eps=1e-2, kernel_sizes=(7, 5, 5, 3)),
+    'pt_small_convnext_mlp': (  # the hidden layer keeps its GELU
+        partial(OURS, act=silu, norm_layer=RmsNorm, head_hidden_size=40, **SHAPES),
+        'pt_convnext_large_mlp.clip_laion2b_augreg_ft_in1k',
+        partial(THEIRS, act_layer='silu', norm_layer='rmsnorm2d', head_hidden_size=40, **SHAPES),
         {},
     ),
     'pt_small_convnext_hnf': (
         partial(OURS, head_norm_first=True, stem_type='overlap'),
         'pt_convnext_tiny_hnf',
         partial(THEIRS, head_norm_first=True, stem_type='overlap'),
-        {},
-    ),
-    'pt_small_convnext_mlp': (
-        partial(OURS, head_hidden_size=40, act=gelu_tanh),
-        'pt_convnext_large_mlp.clip_laion2b_augreg_ft_in1k',
-        partial(THEIRS, head_hidden_size=40, act_layer='gelu_tanh'),
         {},
     ),
     'pt_small_convnextv2': (
