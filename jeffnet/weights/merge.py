@@ -137,7 +137,7 @@ def origin_fits(file: WeightsFile, info: ModelInfo, strict: bool) -> None:
     makers = {'pt': 'PyTorch', 'tf': 'TensorFlow', 'keras': 'Keras'}
     message = (
         f'{file.path} is of a network that pads as {makers[theirs]} does, {info.name} pads as {makers[info.flavour]}: '
-        f'use {recognise.of_flavour(info, theirs)}, or strict=False to load it all the same'
+        f'use {recognise.other_flavour(info, theirs)}, or strict=False to load it all the same'
     )
     if strict:
         raise ValueError(message)

@@ -38,9 +38,9 @@ def flavour(file: WeightsFile) -> str | None:
     return 'pt' if any(is_torchvision(file.arrays) for is_torchvision in tells) else None
 
 
-def of_flavour(info: ModelInfo, flavour: str) -> str:
-    """The name of the same architecture with this flavour's padding, or a description of it."""
-    same = [i.name for i in table().values() if i.arch == info.arch and i.flavour == flavour]
+def other_flavour(info: ModelInfo, flavour: str) -> str:
+    """The name of the same architecture in another flavour, or a description of it."""
+    same = [i.name for i in table().values() if (i.file, i.arch, i.flavour) == (info.file, info.arch, flavour)]
     return same[0] if same else 'a model with that padding'
 
 
