@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from jeffnet.core.activations import ACTIVATIONS
 from jeffnet.core.block import KERAS, PYTORCH, TENSORFLOW, Block, Policy, declarations
-from jeffnet.models.table import ModelInfo, definition, model_info, network_of
+from jeffnet.models.table import ModelInfo, definition, model_info, network_of, table
 
 log = logging.getLogger('jeffnet')
 
@@ -178,21 +178,36 @@ def _overrides(info: ModelInfo, block: Any, overrides: dict) -> dict:
             close = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
             hint = f'; did you mean {close[0]}?' if close else f'; known are {", ".join(sorted(known))}'
             raise TypeError(f'{info.name}: unknown keyword {key!r}{hint}')
-        usual = getattr(block, key)
-        if isinstance(usual, bool):
-            checked[key] = _flag(key, value)
-        elif isinstance(usual, int):
-            checked[key] = _positive(key, value)
-        elif isinstance(usual, float):
-            if not _number(value) or not 0 < value < math.inf:
-                raise ValueError(f'{key}={value!r}: expected a positive number')
-            checked[key] = float(value)
-        elif callable(usual):
-            function = ACTIVATIONS.get(value, value) if isinstance(value, str) else value
-            if not callable(function):
-                raise ValueError(f'{key}={value!r}: expected a function, or one of {", ".join(ACTIVATIONS)}')
-            checked[key] = function
+        checked[key] = _override(info, key, getattr(block, key), value)
     return checked
+
+
+def _override(info: ModelInfo, key: str, usual: Any, value: Any) -> Any:
+    """A value for a field of the architecture that the published network has another one for, checked."""
+    if isinstance(usual, bool):
+        return _flag(key, value)
+    if isinstance(usual, int):
+        return _positive(key, value)
+    if isinstance(usual, float):
+        if not _number(value) or not 0 < value < math.inf:
+            raise ValueError(f'{key}={value!r}: expected a positive number')
+        return float(value)
+    if callable(usual):
+        function = ACTIVATIONS.get(value, value) if isinstance(value, str) else value
+        if not callable(function):
+            raise ValueError(f'{key}={value!r}: expected a function, or one of {", ".join(ACTIVATIONS)}')
+        return function
+    if isinstance(usual, tuple) and usual and all(map(_whole, usual)):
+        if not isinstance(value, tuple | list) or len(value) != len(usual):
+            raise ValueError(f'{key}={value!r}: expected {len(usual)} positive whole numbers such as {usual}')
+        return tuple(_positive(key, number) for number in value)
+    if isinstance(usual, tuple):
+        raise TypeError(f'{info.name}: {key} is a part of the architecture that cannot be changed')
+    relatives = [network_of(other) for other in table().values() if other.file == info.file]
+    choices = list(dict.fromkeys(getattr(network, key) for network in relatives if hasattr(network, key)))
+    if value not in choices:
+        raise ValueError(f'{key}={value!r}: expected one of {", ".join(map(repr, choices))}')
+    return value
 
 
 def _whole(value: Any) -> bool:

@@ -158,3 +158,14 @@ def test_files_of_facebook_are_read(name, tmp_path):
     assert timm_convnext.checkpoint_filter_fn(state, theirs).keys() == theirs.state_dict().keys()
     torch.save({'model': state}, path := tmp_path / 'published.pth')
     assert ok(parity.compare(name, theirs, path, (small_networks.SIZE,), only=('objax',)))
+
+
+def test_the_architecture_can_be_changed_within_reason():
+    changed = plan('pt_convnext_tiny', depths=[1, 1, 2, 1], stem_type='overlap').block
+    assert (changed.depths, changed.stem_type) == ((1, 1, 2, 1), 'overlap')
+    with pytest.raises(ValueError, match=r'depths=\(1, 1\): expected 4 positive whole numbers'):
+        plan('pt_convnext_tiny', depths=(1, 1))
+    with pytest.raises(ValueError, match=r"stem_type='deep': expected one of 'patch', "):
+        plan('pt_convnext_tiny', stem_type='deep')
+    with pytest.raises(TypeError, match='pruned is a part of the architecture that cannot be changed'):
+        plan('pt_resnet50', pruned=((1, 2),))
