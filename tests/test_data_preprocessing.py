@@ -7,9 +7,11 @@ import pytest
 
 import jeffnet
 from jeffnet.data import Preprocessing
+from tools import timm_table
 
 TABLE = json.loads((Path(jeffnet.__file__).parent / 'models' / 'efficientnet.json').read_text())
-TABLE = {name: entry for name, entry in TABLE.items() if entry['flavour'] != 'keras'}  # those are in test_keras.py
+# Of the table by hand; Keras' are in test_keras.py, those generated from timm in test_timm_networks.py.
+TABLE = {n: e for n, e in TABLE.items() if e['flavour'] != 'keras' and timm_table.is_kept('efficientnet', n)}
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 INCEPTION = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 # Families of TensorFlow's weights that were trained on values of -1 to 1.

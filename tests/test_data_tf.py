@@ -63,6 +63,18 @@ def test_tf_equals_the_tensorflow_releases(folder, size, crop_pct, interpolation
         assert np.abs(b - expected).max() < 1e-3, path
 
 
+@pytest.mark.parametrize('size', [320, (40, 72)])
+def test_tf_squashes_as_the_releases_of_efficientnetv2_at_320_pixels_and_more(folder, size):
+    preprocessing = Preprocessing('tf', size, 1.0, 'bicubic', crop_mode='squash')
+    mean, std = np.array(preprocessing.mean) * 255, np.array(preprocessing.std) * 255
+    from_tf, from_pt = pixels(tf, folder, preprocessing) * std + mean, pixels(pt, folder, preprocessing) * std + mean
+    for path, a, b in zip(folder.paths, from_tf, from_pt, strict=True):
+        image = tensorflow.io.decode_image(tensorflow.io.read_file(path), channels=3, expand_animations=False)
+        expected = tensorflow.image.resize(image, preprocessing.image_size, method='bicubic').numpy()
+        assert np.abs(a - expected).max() < 1e-3, path  # as above
+        assert np.abs(b - expected).max() < 1e-3, path
+
+
 def test_tf_crop_of_other_shapes_is_the_same_in_both_readers(folder):
     preprocessing = Preprocessing('tf', (40, 72), 0.9, in_chans=1)
     a, b = pixels(tf, folder, preprocessing), pixels(pt, folder, preprocessing)

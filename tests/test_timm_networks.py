@@ -67,6 +67,8 @@ def test_facts_are_those_of_timm(name):
     info = jeffnet.model_info(name)
     config = timm.get_pretrained_cfg(info.weights or info.timm)
     assert (info.input_size, info.crop_pct) == ((*config.input_size[1:], 3), config.crop_pct)
+    squashes = config.crop_mode == 'squash' and not (info.flavour == 'tf' and info.input_size[0] < 320)
+    assert info.crop_mode == ('squash' if squashes else 'center')
     assert info.licence == config.license and (info.top1 or 0) <= (info.top5 or 0)
 
 

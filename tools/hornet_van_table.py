@@ -36,6 +36,7 @@ def hornet(kind: str, top1: float | None, side: int = 224, ending: str = '', opt
     return {
         name: entry(name, f'hornet_{kind}', 'arXiv:2207.14284', top1, 'mit' if published else None)
         | {'options': options or {}, 'input_size': [side, side, 3], 'crop_pct': 1.0 if side == 384 else 0.875}
+        | ({'crop_mode': 'squash'} if side == 384 else {})
         | IMAGENET
     }
 

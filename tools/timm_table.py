@@ -128,6 +128,8 @@ def entry(file: str, arch: str, weights: str | None, measured: dict) -> dict[str
         'weights': weights, 'timm': arch, 'licence': config.license, 'paper': paper,
         'top1': top1, 'top5': top5, 'top_image_size': height if row else None, 'drop_rate': chosen['drop_rate'] or 0.0,
         'policy': chosen['policy'] or {},
+        # TensorFlow's releases squash images from 320 pixels on and crop smaller ones.
+        **({'crop_mode': 'squash'} if config.crop_mode == 'squash' and (flavour == 'pt' or height >= 320) else {}),
     }  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from jeffnet.data.augmentation import Augmentation as Augmentation
-from jeffnet.data.settings import INTERPOLATIONS, Box, Size, check, is_number
+from jeffnet.data.settings import CROP_MODES, INTERPOLATIONS, Box, Size, check, is_number
 from jeffnet.models.table import ModelInfo, model_info
 
 KINDS = ('pil', 'tf')
@@ -44,6 +44,7 @@ class Preprocessing:
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)  # of values in 0..1, in the order of the channels
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
     in_chans: int = 3  # 3: decoded to RGB, 1: decoded to grey
+    crop_mode: str = 'center'  # 'squash': both sides are resized by themselves, the shape of the image is lost
     bgr: bool = False  # whether colours are turned round at the end, as for networks from Caffe
 
     def __post_init__(self) -> None:
@@ -55,6 +56,7 @@ class Preprocessing:
         check('bgr', self.bgr, isinstance(self.bgr, bool), 'True or False')
         check('crop_pct', self.crop_pct, is_number(self.crop_pct) and 0 < self.crop_pct <= 1, 'above 0, at most 1')
         check('interpolation', self.interpolation, self.interpolation in INTERPOLATIONS, ', '.join(INTERPOLATIONS))
+        check('crop_mode', self.crop_mode, self.crop_mode in CROP_MODES, ', '.join(CROP_MODES))
         check('in_chans', self.in_chans, self.in_chans in (1, 3), '1 (grey) or 3 (RGB)')
         mean, std = numbers(self.mean, self.in_chans), numbers(self.std, self.in_chans)
         check('mean', self.mean, mean is not None, 'one number, or one for each of the colours')
@@ -75,7 +77,9 @@ class Preprocessing:
             known = 'the name of a model, a ModelInfo, a Preprocessing, or a dict of its fields'
             raise TypeError(f'preprocessing of {type(source).__name__}: expected {known}')
         else:
-            settings = {name: getattr(source, name) for name in ('crop_pct', 'interpolation', 'mean', 'std')}
+            settings = {
+                name: getattr(source, name) for name in ('crop_pct', 'crop_mode', 'interpolation', 'mean', 'std')
+            }
             kind = source.preprocessing
             settings |= {'kind': KERAS.get(kind, kind), 'bgr': kind == 'keras-caffe'}
             settings |= {'image_size': tuple(source.input_size[:2])}
@@ -92,12 +96,15 @@ class Preprocessing:
         """One line for people: the steps in their order."""
         height, width = self.image_size
         colour = 'grey' if self.in_chans == 1 else 'BGR' if self.bgr else 'RGB'
+        squash = self.crop_mode == 'squash'
         if self.kind == 'pil':
-            least = least_size(self)
-            short = f'short side to {least[0]}' if height == width else f'to cover {least[0]}x{least[1]}'
-            steps = f'resize {short} ({self.interpolation}, antialiased), crop centre {height}x{width}'
+            least = 'x'.join(map(str, least_size(self)))
+            short = f'short side to {least.partition("x")[0]}' if height == width else f'to cover {least}'
+            resize = f'squash to {least}' if squash else f'resize {short}'
+            steps = f'{resize} ({self.interpolation}, antialiased), crop centre {height}x{width}'
         else:
-            steps = f'crop centre {self.crop_pct:g}, resize to {height}x{width} ({self.interpolation}, not antialiased)'
+            crop = f'crop centre {self.crop_pct:g}{" of each side" if squash else ""}'
+            steps = f'{crop}, resize to {height}x{width} ({self.interpolation}, not antialiased)'
         mean, std = (', '.join(f'{v:g}' for v in values) for values in (self.mean, self.std))
         return f'{self.kind}: {colour}, {steps}, mean ({mean}), std ({std})'
 
@@ -109,8 +116,10 @@ def least_size(preprocessing: Preprocessing) -> Size:
 
 
 def resized_size(height: int, width: int, preprocessing: Preprocessing) -> Size:
-    """Size after the resize of `pil`: as small as covers `least_size`, in timm's rounding."""
+    """Size after the resize of `pil`: `least_size` if it squashes, else what just covers it, in timm's rounding."""
     target = least_size(preprocessing)
+    if preprocessing.crop_mode == 'squash':
+        return target
     if target[0] == target[1]:  # the short side becomes the target, the long side is rounded down
         short = min(height, width)
         return target[0] * height // short, target[0] * width // short
@@ -139,10 +148,13 @@ def covered_share(preprocessing: Preprocessing) -> float:
 
 
 def tf_crop(height: int, width: int, preprocessing: Preprocessing) -> Box:
-    """The centre crop of `tf`: the largest box of the target's shape, times the covered share."""
+    """The centre crop of `tf`: the covered share of the largest box of the target's shape, or of all if it squashes."""
     share, (target_height, target_width) = covered_share(preprocessing), preprocessing.image_size
-    crop_height = max(1, int(share * min(height, width * (target_height / target_width))))
-    crop_width = max(1, int(share * min(width, height * (target_width / target_height))))
+    largest = height, width
+    if preprocessing.crop_mode == 'center':
+        ratio = target_height / target_width
+        largest = min(height, width * ratio), min(width, height * (target_width / target_height))
+    crop_height, crop_width = (max(1, int(share * side)) for side in largest)
     return (height - crop_height + 1) // 2, (width - crop_width + 1) // 2, crop_height, crop_width
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 INTERPOLATIONS = ('bicubic', 'bilinear')
+CROP_MODES = ('center', 'squash')  # timm's words
 
 Size = tuple[int, int]  # (height, width)
 Box = tuple[int, int, int, int]  # (top, left, height, width)

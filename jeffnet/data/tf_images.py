@@ -134,9 +134,11 @@ def tf_crop(height: tf.Tensor, width: tf.Tensor, preprocessing: Preprocessing) -
     """`preprocessing.tf_crop` for a size known only when the image is read."""
     share, (target_height, target_width) = covered_share(preprocessing), preprocessing.image_size
     high, wide = tf.cast(height, tf.float64), tf.cast(width, tf.float64)
-    crop_height = tf.cast(share * tf.minimum(high, wide * (target_height / target_width)), tf.int32)
-    crop_width = tf.cast(share * tf.minimum(wide, high * (target_width / target_height)), tf.int32)
-    crop_height, crop_width = tf.maximum(crop_height, 1), tf.maximum(crop_width, 1)
+    largest = high, wide
+    if preprocessing.crop_mode == 'center':
+        ratio = target_height / target_width
+        largest = tf.minimum(high, wide * ratio), tf.minimum(wide, high * (target_width / target_height))
+    crop_height, crop_width = (tf.maximum(tf.cast(share * side, tf.int32), 1) for side in largest)
     return (height - crop_height + 1) // 2, (width - crop_width + 1) // 2, crop_height, crop_width
 
 

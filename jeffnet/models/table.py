@@ -50,6 +50,7 @@ class ModelInfo:
     policy: dict = field(default_factory=dict, hash=False)  # where batch norm and padding are not the flavour's
     keras: str | None = None  # constructor in keras.applications
     keras_options: dict = field(default_factory=dict, hash=False)  # its keywords for this name
+    crop_mode: str = 'center'  # or 'squash': the image is resized to both sides, whatever its shape
     checksum: str | None = None  # of the file `weights`, as Keras publishes it: md5, or sha-256 if it has 64 digits
 
     @property

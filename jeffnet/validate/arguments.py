@@ -10,7 +10,7 @@ import jeffnet
 from jeffnet import distributed
 from jeffnet.command_line import Parser, at_least
 from jeffnet.data.opening import KINDS as DATA_KINDS
-from jeffnet.data.preprocessing import INTERPOLATIONS, KINDS
+from jeffnet.data.preprocessing import CROP_MODES, INTERPOLATIONS, KINDS
 from jeffnet.data.source import BAD_IMAGE
 from jeffnet.validate.labels import SUBSETS
 
@@ -64,6 +64,7 @@ def add_preprocessing_arguments(p: Any) -> None:
     p.add_argument('--preprocessing', choices=KINDS, help='pil: as timm; tf: as the TensorFlow releases')
     p.add_argument('--img-size', type=at_least(1), nargs='+', metavar='N', help='one side, or height and width')
     p.add_argument('--crop-pct', type=float, metavar='SHARE')
+    p.add_argument('--crop-mode', choices=CROP_MODES, help='squash: resize to both sides, whatever the shape')
     p.add_argument('--interpolation', choices=INTERPOLATIONS)
     p.add_argument('--mean', type=float, nargs='+', metavar='X', help='of values in 0..1')
     p.add_argument('--std', type=float, nargs='+', metavar='X')

@@ -56,7 +56,7 @@ def plan(args: argparse.Namespace) -> tuple[list[Job], list[str] | None]:
 def settings(args: argparse.Namespace, in_chans: int) -> dict[str, Any]:
     """The fields of `Preprocessing` that the arguments override, the others None."""
     size = args.img_size if args.img_size is None or len(args.img_size) > 1 else args.img_size[0]
-    same = {name: getattr(args, name) for name in ('crop_pct', 'interpolation', 'mean', 'std')}
+    same = {name: getattr(args, name) for name in ('crop_pct', 'crop_mode', 'interpolation', 'mean', 'std')}
     return {'kind': args.preprocessing, 'image_size': size, 'in_chans': in_chans, **same}
 
 

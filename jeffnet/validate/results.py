@@ -16,14 +16,14 @@ from jeffnet.validate.outcome import Outcome
 # The first nine are those of timm's results files.
 COLUMNS: list[str] = [
     'model', 'top1', 'top1_err', 'top5', 'top5_err', 'param_count', 'img_size', 'crop_pct', 'interpolation',
-    'framework', 'pipeline', 'dtype', 'preprocessing', 'mean', 'std', 'loss', 'images', 'skipped', 'labels', 'data',
-    'batch_size', 'fuse', 'devices', 'seconds', 'compile_seconds', 'images_per_second', 'source', 'weights',
-    'published_top1', 'difference',
+    'framework', 'pipeline', 'dtype', 'preprocessing', 'crop_mode', 'mean', 'std', 'loss', 'images', 'skipped',
+    'labels', 'data', 'batch_size', 'fuse', 'devices', 'seconds', 'compile_seconds', 'images_per_second', 'source',
+    'weights', 'published_top1', 'difference',
 ]  # fmt: skip
 # Rows that agree in these are one measurement; a rerun does not repeat it.
 IDENTITY: list[str] = [
-    'model', 'img_size', 'crop_pct', 'interpolation', 'framework', 'pipeline', 'dtype', 'preprocessing', 'mean', 'std',
-    'labels', 'data', 'source',
+    'model', 'img_size', 'crop_pct', 'interpolation', 'framework', 'pipeline', 'dtype', 'preprocessing', 'crop_mode',
+    'mean', 'std', 'labels', 'data', 'source',
 ]  # fmt: skip
 
 

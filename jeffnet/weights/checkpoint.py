@@ -23,6 +23,7 @@ log = logging.getLogger('jeffnet')
 
 # timm's `model_args` that are keywords of `create_model` too.
 MODEL_ARGS = ('num_classes', 'in_chans', 'drop_rate', 'drop_path_rate', 'output_stride', 'bn_eps')
+PREPROCESSING = ('crop_pct', 'crop_mode', 'interpolation', 'mean', 'std')  # timm's keys, and ours
 AS_EVER = {'pretrained': False, 'features_only': False}  # arguments at the value that we have
 
 
@@ -153,7 +154,7 @@ def _of_timm(config: dict[str, Any]) -> dict[str, Any]:
         **({'kind': model_info(model).preprocessing} if model else {}),
         **({'image_size': list(shape[1:])} if shape[1] else {}),
         'in_chans': options['in_chans'],
-        **{key: published[key] for key in ('crop_pct', 'interpolation', 'mean', 'std') if published.get(key)},
+        **{key: published[key] for key in PREPROCESSING if published.get(key)},
     }
     saved = dict(ours.get('options', {}))
     if saved.get('features_only'):

@@ -284,7 +284,7 @@ def timm_config(export: Export) -> dict[str, Any]:
             'fixed_input_size': fixed,
             'interpolation': prepared['interpolation'],
             'crop_pct': prepared['crop_pct'],
-            'crop_mode': 'center',
+            'crop_mode': prepared['crop_mode'],
             'mean': prepared['mean'],
             'std': prepared['std'],
             'num_classes': classes,
