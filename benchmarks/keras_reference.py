@@ -1,6 +1,7 @@
 """Keras Applications as the judge: networks with random weights, their files in every format, logits and feature maps.
 
-Keras runs on its NumPy back end, which needs no TensorFlow; a process that has Keras already keeps its back end.
+Keras runs on its NumPy back end, which needs no TensorFlow, or on that of KERAS_BACKEND: PyTorch is several times as fast
+in float64, but cannot build NASNet. A process that has Keras already keeps its back end.
 """
 
 import os
@@ -83,7 +84,7 @@ def randomise(model: Any, size: Image) -> None:
 
 def calibrated(norm: Any, call: Callable, rng: np.random.Generator, x: Any, **_: Any) -> Any:
     """Sets the statistics of a batch norm to those of its input, perturbed; its output with them."""
-    x = np.asarray(x)
+    x = keras.ops.convert_to_numpy(x)
     mean, var = x.mean((0, 1, 2)), x.var((0, 1, 2))
     norm.moving_mean.assign(mean + 0.2 * np.sqrt(var) * rng.standard_normal(mean.shape))
     norm.moving_variance.assign((var + 0.5 * var.mean()) * np.exp(0.3 * rng.standard_normal(var.shape)))
@@ -160,7 +161,7 @@ def save_hosted(model: Any, path: Path) -> None:
                      for v in layer.weights]  # fmt: skip
             group.attrs['weight_names'] = [name.encode() for name in names]
             for name, variable in zip(names, layer.weights, strict=True):
-                group[name] = np.asarray(variable)
+                group[name] = keras.ops.convert_to_numpy(variable)
 
 
 def normalisations(model: Any) -> list[Any]:
@@ -172,7 +173,8 @@ def unprepared(model: Any, x: np.ndarray) -> np.ndarray:
     """The pixels that a network which prepares its images itself turns into `x`."""
     for layer in reversed(model.layers[:4]):
         if isinstance(layer, keras.layers.Normalization):
-            x = (x * np.sqrt(np.asarray(layer.variance)) + np.asarray(layer.mean)).astype(x.dtype)
+            mean, variance = map(keras.ops.convert_to_numpy, (layer.mean, layer.variance))
+            x = (x * np.sqrt(variance) + mean).astype(x.dtype)
         elif isinstance(layer, keras.layers.Rescaling):
             x = ((x - np.asarray(layer.offset)) / np.asarray(layer.scale)).astype(x.dtype)
     return x
@@ -181,7 +183,7 @@ def unprepared(model: Any, x: np.ndarray) -> np.ndarray:
 def logits(model: Any, x: np.ndarray) -> np.ndarray:
     """The network's output for prepared images `[N, H, W, C]`."""
     with np.errstate(over='ignore'):  # Keras' sigmoid in NumPy, of large negative numbers
-        return np.asarray(model(unprepared(model, x), training=False))
+        return keras.ops.convert_to_numpy(model(unprepared(model, x), training=False))
 
 
 def feature_maps(model: Any, x: np.ndarray) -> list[np.ndarray]:
@@ -189,4 +191,4 @@ def feature_maps(model: Any, x: np.ndarray) -> list[np.ndarray]:
     outputs = [step.output for step in model.operations if len(step.output.shape) == 4]
     every = keras.Model(model.inputs[0], outputs)
     with np.errstate(over='ignore'):
-        return [np.asarray(output) for output in every(unprepared(model, x), training=False)]
+        return [keras.ops.convert_to_numpy(output) for output in every(unprepared(model, x), training=False)]

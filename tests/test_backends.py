@@ -187,8 +187,8 @@ def test_linen_pickle_hash_and_equality(models):
 class Doubled(jeffnet.linen.native(EfficientNet)):
     """A user's subclass."""
 
-    def head(self, x, training=False):
-        return 2 * super().head(x, training)
+    def forward_head(self, x, training=False):
+        return 2 * super().forward_head(x, training)
 
 
 def test_linen_subclass(models):

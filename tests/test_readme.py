@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+import jeffnet
 from benchmarks import parity
 from tests import tiny_imagenet
 from tests.hub_server import HubServer
@@ -66,6 +67,8 @@ def workshop(tmp_path_factory):
             state = parity.reference(name).state_dict()
             add_to_hub(server, name, state)
         torch.save(state, place / 'model.pth')
+        module, variables = jeffnet.create_model('keras_resnet50')
+        jeffnet.save_weights(module, place / 'resnet50.weights.h5', variables)
         (place / 'home').mkdir()
         yield place, os.environ | {'HF_ENDPOINT': server.url, 'HF_HOME': str(place / 'home')}
 
@@ -73,8 +76,6 @@ def workshop(tmp_path_factory):
 def add_to_hub(server, name, state):
     """Puts the weights of a model where its table says that they are."""
     from safetensors.torch import save
-
-    import jeffnet
 
     info = jeffnet.model_info(name)
     files = {'model.safetensors': save({k: v.contiguous() for k, v in state.items()}), 'config.json': b'{}'}
