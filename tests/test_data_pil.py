@@ -317,7 +317,7 @@ def test_settings_survive_json_and_overrides():
     assert Preprocessing.of(json.loads(json.dumps(preprocessing.to_dict()))) == preprocessing
     changed = Preprocessing.of(preprocessing.to_dict(), image_size=32, crop_pct=None, mean=(0.5,))
     assert (changed.image_size, changed.crop_pct, changed.mean) == ((32, 32), 0.9, (0.5,))
-    with pytest.raises(ValueError, match=r"preprocessing field is \['crop'\]; allowed: bgr, crop_pct"):
+    with pytest.raises(ValueError, match=r"preprocessing field is \['crop'\]; allowed: bgr, crop_mode, crop_pct"):
         Preprocessing.of(preprocessing.to_dict(), crop=1)
 
 
