@@ -66,8 +66,8 @@ print(json.dumps({'imported': imported, 'created': created, 'done': time.time(),
 def write_weights(name: str, path: Path) -> None:
     """A file with timm's random values and statistics for a model, in a process of its own."""
     code = (
-        'import sys; from benchmarks import parity; from safetensors.torch import save_file\n'
-        'save_file({k: v.contiguous() for k, v in parity.reference(sys.argv[1]).state_dict().items()}, sys.argv[2])'
+        'import sys; from benchmarks.torch_reference import reference; from safetensors.torch import save_file\n'
+        'save_file({k: v.contiguous() for k, v in reference(sys.argv[1]).state_dict().items()}, sys.argv[2])'
     )
     subprocess.run([sys.executable, '-c', code, name, str(path)], check=True)
 

@@ -11,7 +11,7 @@ import timm  # noqa: F401  for its place in the order of imports
 import torch
 from safetensors.numpy import save_file
 
-from benchmarks import parity
+from benchmarks import torch_reference
 from tests.hub_server import HubServer
 from tests.record_sets import arrays, imagenet, prepared  # noqa: F401  fixtures
 
@@ -24,7 +24,7 @@ SMALL = 'pt_mnasnet_small'  # the smallest network, with every kind of array but
 @pytest.fixture(scope='session')
 def state():
     """The state dict of timm's random SMALL, statistics, scales and biases included, as NumPy arrays."""
-    return {k: v.numpy() for k, v in parity.reference(SMALL).state_dict().items()}
+    return {k: v.numpy() for k, v in torch_reference.reference(SMALL).state_dict().items()}
 
 
 @pytest.fixture(scope='session')

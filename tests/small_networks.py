@@ -11,7 +11,7 @@ import torch
 import torchvision
 
 import jeffnet
-from benchmarks import parity
+from benchmarks import parity, torch_reference
 from jeffnet.core.block import declarations
 from jeffnet.create import plan
 from jeffnet.models import table
@@ -32,8 +32,8 @@ def register(name: str, variant: Callable, like: str) -> table.ModelInfo:
 def faults(name: str, variant: Callable, like: str, theirs: Callable, folder: Path, size=SIZE, **options: Any) -> list:
     """The rows of the comparison with timm's network, made by `theirs(num_classes=10)`, that are outside the bar."""
     register(name, variant, like)
-    network = parity.randomise(theirs(num_classes=10), max(size))
-    weights = parity.save_weights(network, folder / 'model.safetensors')
+    network = torch_reference.randomise(theirs(num_classes=10), max(size))
+    weights = torch_reference.save_weights(network, folder / 'model.safetensors')
     rows = parity.compare(name, network, weights, (size,), num_classes=10, **options)
     assert len(rows) == len(jeffnet.FRAMEWORKS)
     return [row for row in rows if not row['ok']]
@@ -41,8 +41,8 @@ def faults(name: str, variant: Callable, like: str, theirs: Callable, folder: Pa
 
 def feature_faults(name: str, folder: Path, size=SIZE) -> list:
     """What differs between a name's feature maps or their description and those of timm's `features_only`."""
-    network = parity.reference(name)
-    weights = parity.save_weights(network, folder / 'model.safetensors')
+    network = torch_reference.reference(name)
+    weights = torch_reference.save_weights(network, folder / 'model.safetensors')
     theirs = timm.create_model(jeffnet.model_info(name).timm, features_only=True).eval()
     arrays = zip(theirs.state_dict(), network.state_dict().values(), strict=False)  # the same order, other names
     theirs.load_state_dict(dict(arrays))
@@ -63,8 +63,8 @@ def map_faults(
 ) -> list:
     """Error and rounding, where outside the bar, of feature maps against timm's `forward_intermediates`."""
     register(name, variant, like)
-    network = parity.randomise(theirs(num_classes=10), max(size))
-    weights = parity.save_weights(network, folder / 'model.safetensors')
+    network = torch_reference.randomise(theirs(num_classes=10), max(size))
+    weights = torch_reference.save_weights(network, folder / 'model.safetensors')
     x = parity.images(size)
     rough, exact = maps_of(network, x), maps_of(network.double(), x.astype(np.float64))
     model = jeffnet.create_model(name, 'nnx', weights=weights, features_only=True, **options)

@@ -12,7 +12,7 @@ import torchvision
 from timm.models import convnext as timm_convnext
 
 import jeffnet
-from benchmarks import parity
+from benchmarks import parity, torch_reference
 from jeffnet.core.activations import gelu_tanh, silu
 from jeffnet.core.block import declarations
 from jeffnet.core.layers import GlobalResponseNorm, RmsNorm, SimpleNorm
@@ -74,8 +74,8 @@ def test_feature_maps_are_those_of_timm(tmp_path):
 def test_a_last_norm_is_part_of_the_final_feature_map_but_no_level(tmp_path):
     name, (network, like, theirs, _) = 'pt_small_convnext_hnf', SMALL['pt_small_convnext_hnf']
     small_networks.register(name, network, like)
-    theirs = parity.randomise(theirs())
-    weights = parity.save_weights(theirs, tmp_path / 'model.safetensors')
+    theirs = torch_reference.randomise(theirs())
+    weights = torch_reference.save_weights(theirs, tmp_path / 'model.safetensors')
     x = parity.images((64, 64))
     with torch.no_grad():
         final, levels = theirs.forward_intermediates(torch.from_numpy(x).permute(0, 3, 1, 2))
@@ -88,8 +88,8 @@ def test_a_last_norm_is_part_of_the_final_feature_map_but_no_level(tmp_path):
 def test_the_hidden_layer_is_part_of_what_comes_before_the_classifier(tmp_path):
     name, (network, like, theirs, _) = 'pt_small_convnext_mlp', SMALL['pt_small_convnext_mlp']
     small_networks.register(name, network, like)
-    theirs = parity.randomise(theirs(num_classes=0))
-    weights = parity.save_weights(theirs, tmp_path / 'model.safetensors')
+    theirs = torch_reference.randomise(theirs(num_classes=0))
+    weights = torch_reference.save_weights(theirs, tmp_path / 'model.safetensors')
     assert ok(parity.compare(name, theirs, weights, (small_networks.SIZE,), only=('nnx',), num_classes=-1))
 
 
@@ -105,14 +105,14 @@ def test_heads_are_those_of_the_weights():
 
 
 def test_a_network_without_head_in_timms_configuration(tmp_path):
-    theirs = parity.reference(name := 'pt_convnextv2_atto.fcmae')
-    parity.save_weights(theirs, tmp_path / 'model.safetensors')
+    theirs = torch_reference.reference(name := 'pt_convnextv2_atto.fcmae')
+    torch_reference.save_weights(theirs, tmp_path / 'model.safetensors')
     about = {'architecture': 'convnextv2_atto', 'num_classes': 0, 'pretrained_cfg': {'tag': 'fcmae', 'num_classes': 0}}
     (tmp_path / 'config.json').write_text(json.dumps(about))
     model = jeffnet.create_model(f'local-dir:{tmp_path}', 'nnx', pretrained=True)
     assert (model.variant, model.num_classes) == (name, 0)
     x = parity.images((32, 64))
-    expected = parity.torch_logits(theirs, x)
+    expected = torch_reference.torch_logits(theirs, x)
     assert np.abs(np.asarray(jeffnet.predictor(model)(x)) - expected).max() < 2e-4 * parity.spread(expected)
 
 
@@ -127,7 +127,7 @@ def test_global_response_norm_has_a_derivative_where_a_channel_is_zero():
 
 
 def test_files_of_torchvision_are_read(tmp_path):
-    theirs = parity.randomise(torchvision.models.convnext_tiny())
+    theirs = torch_reference.randomise(torchvision.models.convnext_tiny())
     for block in theirs.modules():
         if hasattr(block, 'layer_scale'):  # [C, 1, 1]
             torch.nn.init.uniform_(block.layer_scale, 0.2, 0.6)
@@ -148,7 +148,7 @@ def facebook_name(name: str) -> str:
 def test_files_of_facebook_are_read(name, tmp_path):
     network, like, theirs, _ = SMALL[name]
     small_networks.register(name, network, like)
-    theirs = parity.randomise(theirs())
+    theirs = torch_reference.randomise(theirs())
     state = {facebook_name(name): array for name, array in theirs.state_dict().items()}
     for key, array in state.items():
         if '.grn.' in key:

@@ -10,7 +10,7 @@ from timm.layers import BlurPool2d
 from timm.models import densenet as timm_densenet
 
 import jeffnet
-from benchmarks import parity
+from benchmarks import parity, torch_reference
 from jeffnet.models import densenet
 from tests import small_networks
 
@@ -45,7 +45,7 @@ def test_feature_maps_are_described_as_in_timm(name):
 @pytest.mark.parametrize('old', [False, True], ids=['of today', 'as first published'])
 def test_torchvision_files(old, tmp_path):
     theirs = torchvision.models.DenseNet(8, (2, 3), 16, num_classes=10)
-    theirs = parity.randomise(theirs, 64)
+    theirs = torch_reference.randomise(theirs, 64)
     state = theirs.state_dict()
     if old:
         state = {re.sub(r'(denselayer\d+\.(?:norm|conv))', r'\1.', name): array for name, array in state.items()}

@@ -10,7 +10,7 @@ import timm
 import torch
 
 import jeffnet
-from benchmarks import parity
+from benchmarks import parity, torch_reference
 from jeffnet.core.block import State, declarations
 from jeffnet.create import plan
 from tools import efficientnet_table, timm_table
@@ -65,18 +65,18 @@ def test_logits_are_those_of_timm(name):
 
 
 def test_the_proof_notices_a_wrong_network(tmp_path):
-    model = parity.reference('pt_mnasnet_small')
-    weights = parity.save_weights(model, tmp_path / 'model.safetensors')
+    model = torch_reference.reference('pt_mnasnet_small')
+    weights = torch_reference.save_weights(model, tmp_path / 'model.safetensors')
     model.blocks[3][1].se.gate = torch.nn.Hardsigmoid()  # one gate function in one block
     rows = parity.compare('pt_mnasnet_small', model, weights, sizes=((64, 64),))
     assert not any(row['ok'] for row in rows)
 
 
 def test_edge_models_put_the_stride_where_the_weights_were_trained(tmp_path):
-    model = parity.reference('tf_efficientnet_es')
-    weights = parity.save_weights(model, tmp_path / 'model.safetensors')
+    model = torch_reference.reference('tf_efficientnet_es')
+    weights = torch_reference.save_weights(model, tmp_path / 'model.safetensors')
     x = parity.images((64, 64))
-    theirs = parity.torch_logits(model, x)
+    theirs = torch_reference.torch_logits(model, x)
     scale = parity.spread(theirs)
     released, _ = made('tf_efficientnet_es', weights=weights)
     as_timm, _ = made('tf_efficientnet_es', weights=weights, stride_in_projection=False)
@@ -109,10 +109,10 @@ def test_feature_maps_are_those_of_timm(framework, name, options, tmp_path):
     info = jeffnet.model_info(name)
     theirs = timm.create_model(info.timm, features_only=True, **{**options, 'out_indices': _positive(options)})
     torch.manual_seed(0)
-    parity.randomise(theirs)
+    torch_reference.randomise(theirs)
     whole = timm.create_model(info.timm)
     whole.load_state_dict({**whole.state_dict(), **theirs.state_dict()})
-    weights = parity.save_weights(whole, tmp_path / 'model.safetensors')
+    weights = torch_reference.save_weights(whole, tmp_path / 'model.safetensors')
     run, module = made(name, framework, weights=weights, features_only=True, **options)
     x = parity.images((72, 65))
     with torch.no_grad():
@@ -144,10 +144,10 @@ def test_num_classes(framework, name, final, pooled):
 
 @pytest.mark.parametrize('channels', [1, 3, 5])
 def test_in_chans_adapts_loaded_weights_so_that_equal_channels_give_the_same_output(channels, tmp_path):
-    model = parity.reference('pt_mnasnet_small')
-    weights = parity.save_weights(model, tmp_path / 'model.safetensors')
+    model = torch_reference.reference('pt_mnasnet_small')
+    weights = torch_reference.save_weights(model, tmp_path / 'model.safetensors')
     grey = parity.images((48, 48), channels=1)
-    expected = parity.torch_logits(model, np.repeat(grey, 3, -1))
+    expected = torch_reference.torch_logits(model, np.repeat(grey, 3, -1))
     run, _ = made('pt_mnasnet_small', weights=weights, in_chans=channels)
     # One channel takes the sum of the three. Otherwise the copies are uneven (5 of 3), so only scale is kept.
     ours = run(np.repeat(grey, channels, -1))
@@ -156,7 +156,7 @@ def test_in_chans_adapts_loaded_weights_so_that_equal_channels_give_the_same_out
     theirs = timm.create_model('mnasnet_small', in_chans=channels)
     adapted = timm.models.adapt_input_conv(channels, model.conv_stem.weight.detach())
     theirs.load_state_dict({**model.state_dict(), 'conv_stem.weight': adapted})
-    reference = parity.torch_logits(theirs.eval(), np.repeat(grey, channels, -1))
+    reference = torch_reference.torch_logits(theirs.eval(), np.repeat(grey, channels, -1))
     assert np.abs(ours - reference).max() / parity.spread(reference) < 2e-4
 
 

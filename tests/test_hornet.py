@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import jeffnet
-from benchmarks import hornet_van_reference, parity
+from benchmarks import hornet_van_reference, parity, torch_reference
 from jeffnet.core.block import Policy
 from jeffnet.models import hornet
 from tests import plain_layers, small_networks
@@ -125,7 +125,7 @@ def test_authors_file_has_the_feature_maps_of_the_reference(tmp_path):
     name = 'pt_small_hornet_gf_maps'
     variant, like, theirs = SMALL['pt_small_hornet_gf']
     small_networks.register(name, variant, like)
-    network, x = parity.randomise(theirs()), parity.images(small_networks.SIZE)
+    network, x = torch_reference.randomise(theirs()), parity.images(small_networks.SIZE)
     torch.save({'model': network.state_dict()}, tmp_path / 'hornet.pth')
     model = jeffnet.create_model(name, 'nnx', weights=tmp_path / 'hornet.pth', features_only=True)
     assert [tuple(each.values()) for each in model.feature_info] == [

@@ -11,7 +11,7 @@ from timm.models.inception_v3 import InceptionV3
 from timm.models.inception_v4 import InceptionV4
 
 import jeffnet
-from benchmarks import parity
+from benchmarks import parity, torch_reference
 from jeffnet.models import inception_resnet_v2, inception_v3, inception_v4
 from jeffnet.weights import judges
 from tests import small_networks
@@ -65,7 +65,7 @@ def test_feature_maps_are_described_as_in_timm(name):
 def test_torchvision_files_hold_a_second_classifier_which_is_left_out(tmp_path):
     theirs = torchvision.models.inception_v3(num_classes=10, init_weights=False)
     assert not small_networks.torchvision_faults('pt_inception_v3', init_weights=False)
-    parity.randomise(theirs, 100)
+    torch_reference.randomise(theirs, 100)
     path = tmp_path / 'model.pth'
     torch.save(theirs.state_dict(), path)
     assert any(name.startswith('AuxLogits.') for name in theirs.state_dict())

@@ -11,7 +11,7 @@ import pytest
 import timm
 
 import jeffnet
-from benchmarks import keras_reference, parity
+from benchmarks import keras_reference, parity, torch_reference
 from jeffnet.core.block import declarations
 from jeffnet.create import plan
 from jeffnet.data import Preprocessing
@@ -229,7 +229,7 @@ def test_other_channels(judge, tmp_path):
 
 def test_files_of_timms_other_network_are_refused(tmp_path):
     network = timm.create_model('mobilenetv2_035')
-    path = parity.save_weights(network, tmp_path / 'timm.safetensors')
+    path = torch_reference.save_weights(network, tmp_path / 'timm.safetensors')
     with pytest.raises(ValueError, match='of a network that pads as PyTorch does'):
         jeffnet.create_model(TINY, weights=path)
 

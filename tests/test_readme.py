@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 import jeffnet
-from benchmarks import parity
+from benchmarks import torch_reference
 from tests import tiny_imagenet
 from tests.hub_server import HubServer
 
@@ -64,7 +64,7 @@ def workshop(tmp_path_factory):
     shutil.copy(path, place / 'cat.jpg')
     with HubServer() as server:
         for name in MODELS:
-            state = parity.reference(name).state_dict()
+            state = torch_reference.reference(name).state_dict()
             add_to_hub(server, name, state)
         torch.save(state, place / 'model.pth')
         module, variables = jeffnet.create_model('keras_resnet50')

@@ -14,7 +14,7 @@ from timm.models.regnet import RegNet, RegNetCfg
 from torchvision.models import regnet as torchvision_regnet
 
 import jeffnet
-from benchmarks import parity
+from benchmarks import parity, torch_reference
 from jeffnet.core.activations import silu
 from jeffnet.core.block import PYTORCH, declarations
 from jeffnet.create import plan
@@ -128,8 +128,8 @@ def test_every_array_of_torchvision_has_its_place(name, monkeypatch):
 
 
 def test_a_file_of_torchvision_gives_its_logits(tmp_path):
-    network = parity.randomise(torchvision_regnet.regnet_y_400mf(num_classes=10), 64)
-    weights = parity.save_weights(network, tmp_path / 'model.safetensors')
+    network = torch_reference.randomise(torchvision_regnet.regnet_y_400mf(num_classes=10), 64)
+    weights = torch_reference.save_weights(network, tmp_path / 'model.safetensors')
     only = jeffnet.FRAMEWORKS[:1]  # all read files with the same code
     (row,) = parity.compare('pt_regnety_004', network, weights, (small_networks.SIZE,), only=only, num_classes=10)
     assert row['ok']

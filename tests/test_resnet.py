@@ -9,7 +9,7 @@ import torchvision
 from safetensors.numpy import load_file
 
 import jeffnet
-from benchmarks import parity
+from benchmarks import parity, torch_reference
 from jeffnet.core.block import declarations
 from jeffnet.create import plan
 from jeffnet.models.resnet import build_stages
@@ -22,13 +22,13 @@ BAR = parity.BAR32  # of the spread between inputs: ten times what float32 loses
 @pytest.fixture(scope='module')
 def network():
     """timm's ResNet-18, randomised."""
-    return parity.reference('pt_resnet18')
+    return torch_reference.reference('pt_resnet18')
 
 
 @pytest.fixture
 def weights(network, tmp_path):
     """A file of its arrays."""
-    return parity.save_weights(network, tmp_path / 'model.safetensors')
+    return torch_reference.save_weights(network, tmp_path / 'model.safetensors')
 
 
 def run(name, framework, x, **options):
@@ -95,16 +95,18 @@ def test_logits_are_those_of_timm_in_every_framework(network, weights):
 
 
 def test_bottlenecks_are_those_of_timm_in_every_framework(tmp_path):
-    model = parity.reference('pt_resnet26')
-    rows = parity.compare('pt_resnet26', model, parity.save_weights(model, tmp_path / 'a.safetensors'), ((51, 38),))
+    model = torch_reference.reference('pt_resnet26')
+    rows = parity.compare(
+        'pt_resnet26', model, torch_reference.save_weights(model, tmp_path / 'a.safetensors'), ((51, 38),)
+    )
     assert all(row['ok'] for row in rows) and len(rows) == 3
 
 
 def test_the_proof_notices_another_place_of_the_stride(tmp_path):
-    model = parity.reference('pt_resnet26')
-    weights = parity.save_weights(model, tmp_path / 'model.safetensors')
+    model = torch_reference.reference('pt_resnet26')
+    weights = torch_reference.save_weights(model, tmp_path / 'model.safetensors')
     model.layer3[0].conv1.stride, model.layer3[0].conv2.stride = (2, 2), (1, 1)  # as the paper has it, and v1.5 not
-    theirs = torch.from_numpy(parity.torch_logits(model, x := parity.images((64, 64))))
+    theirs = torch.from_numpy(torch_reference.torch_logits(model, x := parity.images((64, 64))))
     assert not close(run('pt_resnet26', 'linen', x, weights=weights)[0], theirs)
 
 
@@ -140,9 +142,9 @@ def test_feature_maps_are_those_of_timm(network, weights, output_stride):
 
 @pytest.mark.parametrize('output_stride', [8, 16])
 def test_bottlenecks_dilate_as_timms(output_stride, tmp_path):
-    model = parity.reference('pt_resnet26', output_stride=output_stride)
-    weights = parity.save_weights(model, tmp_path / 'model.safetensors')
-    theirs = torch.from_numpy(parity.torch_logits(model, x := parity.images((56, 49))))
+    model = torch_reference.reference('pt_resnet26', output_stride=output_stride)
+    weights = torch_reference.save_weights(model, tmp_path / 'model.safetensors')
+    theirs = torch.from_numpy(torch_reference.torch_logits(model, x := parity.images((56, 49))))
     assert close(run('pt_resnet26', 'linen', x, weights=weights, output_stride=output_stride)[0], theirs)
 
 
@@ -221,9 +223,9 @@ def test_round_trip_is_exact_for_every_array(framework, weights, tmp_path):
 
 
 def test_files_of_torchvision_are_read(tmp_path):
-    theirs = parity.randomise(torchvision.models.resnet18(), 64)
+    theirs = torch_reference.randomise(torchvision.models.resnet18(), 64)
     torch.save(theirs.state_dict(), path := tmp_path / 'resnet18.pth')
-    expected = torch.from_numpy(parity.torch_logits(theirs, x := parity.images((64, 64))))
+    expected = torch.from_numpy(torch_reference.torch_logits(theirs, x := parity.images((64, 64))))
     assert close(run('pt_resnet18', 'linen', x, weights=path)[0], expected)
 
 
@@ -232,7 +234,7 @@ def test_timm_loads_our_folder_by_itself(weights, tmp_path):
     folder = jeffnet.save_weights(module, tmp_path / 'folder', variables)
     theirs = timm.create_model(f'local-dir:{folder}', pretrained=True).eval()
     x = parity.images((64, 64), channels=1)
-    assert close(jeffnet.predictor(module, variables)(x), torch.from_numpy(parity.torch_logits(theirs, x)))
+    assert close(jeffnet.predictor(module, variables)(x), torch.from_numpy(torch_reference.torch_logits(theirs, x)))
 
 
 def test_the_command_line_verifies_against_timm(weights, capsys):

@@ -13,7 +13,7 @@ from timm.models import resnet as timm_resnet
 from timm.models import sknet as timm_sknet
 
 import jeffnet
-from benchmarks import parity, torch_networks
+from benchmarks import parity, torch_networks, torch_reference
 from jeffnet.core.block import declarations
 from jeffnet.core.channel_attention import eca_size
 from jeffnet.core.pooling import blur_pool
@@ -126,8 +126,8 @@ def test_networks_of_cifar_are_those_of_the_paper(tmp_path):
         info = jeffnet.model_info(f'pt_resnet{layers}_cifar')
         assert info.parameters == count == sum(p.numel() for p in torch_networks.CifarResNet(layers).parameters())
         assert (info.input_size, info.options) == ((32, 32, 3), {'num_classes': 10})
-    network = parity.reference('pt_resnet20_cifar')
-    weights = parity.save_weights(network, tmp_path / 'model.safetensors')
+    network = torch_reference.reference('pt_resnet20_cifar')
+    weights = torch_reference.save_weights(network, tmp_path / 'model.safetensors')
     rows = parity.compare('pt_resnet20_cifar', network, weights, ((33, 40),))
     assert len(rows) == 3 and all(row['ok'] for row in rows)
 

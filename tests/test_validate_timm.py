@@ -13,7 +13,7 @@ import timm.data
 import torch
 from PIL import Image
 
-from benchmarks import parity
+from benchmarks import torch_reference
 from jeffnet import validate
 from jeffnet.data.imagenet import synsets
 
@@ -49,7 +49,7 @@ def judged(tmp_path_factory, state, write):
         pixels = np.clip(blocks + rng.integers(-40, 40, blocks.shape), 0, 255).astype(np.uint8)
         suffix, options = FORMATS[index % len(FORMATS)]
         Image.fromarray(pixels).save(root / 'flat' / 'one' / f'{index:04d}{suffix}', **options)
-    network = parity.reference(MODEL).eval()
+    network = torch_reference.reference(MODEL).eval()
     top = timm_top5(network, root / 'flat')
     names = synsets()
     for index, (name, answers) in enumerate(sorted(top.items())):

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from scipy import special
 
 import jeffnet
-from benchmarks import hornet_van_reference, parity
+from benchmarks import hornet_van_reference, parity, torch_reference
 from jeffnet.models import van
 from tests import plain_layers, small_networks
 
@@ -76,7 +76,7 @@ def test_small_networks_compute_what_the_reference_does(tmp_path):
 
 
 def test_authors_file_has_the_feature_maps_of_the_reference(tmp_path):
-    network, x = parity.reference('pt_van_b0'), parity.images(small_networks.SIZE)
+    network, x = torch_reference.reference('pt_van_b0'), parity.images(small_networks.SIZE)
     torch.save({'state_dict': network.state_dict()}, tmp_path / 'van.pth.tar')
     model = jeffnet.create_model('pt_van_b0', 'nnx', weights=tmp_path / 'van.pth.tar', features_only=True)
     assert [tuple(each.values()) for each in model.feature_info] == [

@@ -8,7 +8,7 @@ import torchvision
 from timm.models import vgg as timm_vgg
 
 import jeffnet
-from benchmarks import parity
+from benchmarks import parity, torch_reference
 from jeffnet.models import vgg
 from tests import small_networks
 
@@ -43,7 +43,7 @@ def test_torchvision_files(norm, tmp_path):
     """Whose dense layers are linear ones of the flattened map; narrow features keep the file small."""
     theirs = torchvision.models.vgg.VGG(torchvision.models.vgg.make_layers(CONFIG, norm), num_classes=10)
     theirs.classifier[0] = torch.nn.Linear(16 * 7 * 7, 4096)
-    theirs = parity.randomise(theirs, 64)
+    theirs = torch_reference.randomise(theirs, 64)
     path = tmp_path / 'model.pth'
     torch.save(theirs.state_dict(), path)
     name = 'pt_small_vgg_bn' if norm else 'pt_small_vgg'

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import jeffnet
-from benchmarks import parity
+from benchmarks import parity, torch_reference
 from jeffnet.core.attention import Attention
 from jeffnet.core.block import Policy
 from jeffnet.create import plan
@@ -31,13 +31,13 @@ BAR = parity.BAR32  # of the spread between inputs: ten times what float32 loses
 def network():
     """timm's network, small and randomised, for images of SIZE."""
     torch.manual_seed(0)
-    return parity.randomise(timm.create_model(TIMM, img_size=SIZE, **THEIRS))
+    return torch_reference.randomise(timm.create_model(TIMM, img_size=SIZE, **THEIRS))
 
 
 @pytest.fixture
 def weights(network, tmp_path):
     """A file of its arrays."""
-    return parity.save_weights(network, tmp_path / 'model.safetensors')
+    return torch_reference.save_weights(network, tmp_path / 'model.safetensors')
 
 
 def made(framework='linen', **options):
@@ -106,7 +106,7 @@ def test_the_proof_notices_a_wrong_network(network, weights, change):
     kept = {'attn': dict(vars(network.blocks[2].attn)), 'norm': network.norm.eps, 'act': network.blocks[1].mlp.act}
     wrong[change]()
     try:
-        theirs = parity.torch_logits(network, x := parity.images(SIZE))
+        theirs = torch_reference.torch_logits(network, x := parity.images(SIZE))
     finally:
         vars(network.blocks[2].attn).update(kept['attn'])
         network.norm.eps, network.blocks[1].mlp.act = kept['norm'], kept['act']
@@ -119,7 +119,7 @@ def test_float64_shows_the_same_function(network, weights):
     try:
         run, _ = made(weights=weights, dtype=jnp.float64)
         x = parity.images(SIZE).astype(np.float64)
-        theirs = parity.torch_logits(network.double(), x)
+        theirs = torch_reference.torch_logits(network.double(), x)
         assert np.abs(np.asarray(run(x)) - theirs).max() < parity.BAR64 * parity.spread(theirs)
     finally:
         jax.config.update('jax_enable_x64', False)
@@ -188,7 +188,7 @@ def test_position_tables_are_resampled_as_timm_does(network, weights, size):
     module, variables = jeffnet.create_model(NAME, weights=weights, image_size=SIZE, **OURS)
     own = jeffnet.save_weights(module, weights.with_name('own.safetensors'), variables)  # says its image size
     run, _ = made(weights=own, image_size=size)
-    assert close(run(x := parity.images(size)), parity.torch_logits(other, x))
+    assert close(run(x := parity.images(size)), torch_reference.torch_logits(other, x))
 
 
 def test_tables_of_files_that_say_no_size_are_square():
@@ -297,7 +297,7 @@ def test_our_folder_brings_its_image_size_to_timm_and_to_us(tmp_path, capsys):
     assert network.patch_embed.img_size == (32, 48) and network.num_classes == 5
     x = parity.images((32, 48))
     logits = jeffnet.predictor(module, variables)(x)
-    np.testing.assert_allclose(logits, parity.torch_logits(network, x), atol=1e-5)  # of logits up to 1
+    np.testing.assert_allclose(logits, torch_reference.torch_logits(network, x), atol=1e-5)  # of logits up to 1
     again = jeffnet.create_model(f'local-dir:{folder}', pretrained=True)
     assert again[0] == module and np.array_equal(jeffnet.predictor(*again)(x), logits)
     assert main(['verify', str(folder), '--against', 'timm']) == 0
@@ -325,4 +325,4 @@ def test_in_chans_adapts_the_patches_as_timm_does(network, weights, channels):
     adapted = timm.models.adapt_input_conv(channels, network.patch_embed.proj.weight.detach())
     theirs.load_state_dict({**network.state_dict(), 'patch_embed.proj.weight': adapted})
     run, _ = made(weights=weights, in_chans=channels)
-    assert close(run(x := parity.images(SIZE, channels=channels)), parity.torch_logits(theirs.eval(), x))
+    assert close(run(x := parity.images(SIZE, channels=channels)), torch_reference.torch_logits(theirs.eval(), x))

@@ -9,7 +9,7 @@ import torch
 from timm.layers import resample_abs_pos_embed
 
 import jeffnet
-from benchmarks import parity
+from benchmarks import torch_reference
 from jeffnet import weights
 from jeffnet.weights import adapt
 from tests.conftest import SMALL as NAME
@@ -70,7 +70,7 @@ def test_a_file_of_other_classes_needs_the_number(state, write, tmp_path):
 @pytest.mark.parametrize('options', [{'num_classes': 0}, {'num_classes': -1}, {'features_only': True}])
 @pytest.mark.parametrize('name', [NAME, 'tf_mobilenetv3_small_minimal_100'])
 def test_the_head_of_a_file_may_stay_unused(name, options, tmp_path):
-    path = parity.save_weights(parity.reference(name), tmp_path / 'model.safetensors')
+    path = torch_reference.save_weights(torch_reference.reference(name), tmp_path / 'model.safetensors')
     flat = jeffnet.flat_variables(jeffnet.create_model(name, weights=path, **options)[1])
     assert 'classifier.kernel' not in flat and 'conv_stem.kernel' in flat
 

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import jeffnet
-from benchmarks import parity
+from benchmarks import parity, torch_reference
 from jeffnet.core.layers import BatchNorm, GroupNorm
 from tests.conftest import SMALL as NAME
 
@@ -35,8 +35,8 @@ def test_round_trip_is_exact_for_every_array(framework, state, write, tmp_path):
 
 @pytest.mark.parametrize('name', ['tf_mixnet_s', 'tf_efficientnet_es', 'pt_mobilenetv3_small_075'])
 def test_round_trip_of_other_kinds_of_blocks(name, tmp_path):
-    network = parity.reference(name)
-    path = parity.save_weights(network, tmp_path / 'a.safetensors')
+    network = torch_reference.reference(name)
+    path = torch_reference.save_weights(network, tmp_path / 'a.safetensors')
     back = load_file(jeffnet.save_weights(jeffnet.create_model(name, 'nnx', weights=path), tmp_path / 'b.safetensors'))
     assert back.keys() == network.state_dict().keys()
     for key, tensor in network.state_dict().items():
@@ -54,7 +54,7 @@ def test_timm_loads_our_file_and_gives_our_logits(tmp_path):
     network = timm.create_model('mnasnet_small', num_classes=7, in_chans=1, checkpoint_path=str(path)).eval()
     for size in (32, 49):
         x = parity.images((size, size), channels=1)
-        expected = parity.torch_logits(network, x)
+        expected = torch_reference.torch_logits(network, x)
         ours = np.asarray(jeffnet.predictor(module, variables)(x))
         assert np.abs(ours - expected).max() < parity.BAR32 * parity.spread(expected)
 

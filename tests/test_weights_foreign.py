@@ -10,7 +10,7 @@ import torchvision
 from safetensors.torch import save_file
 
 import jeffnet
-from benchmarks import parity
+from benchmarks import torch_reference
 from jeffnet.weights import judges
 
 TORCHVISION = {
@@ -133,7 +133,7 @@ def predecessor_name(network, name):
 )
 def test_the_archives_of_the_predecessor(name, tmp_path):
     """Block by block, every kind: depthwise separable, inverted, edge, plain, MixConv, squeeze-excite, both heads."""
-    network = parity.reference(name)
+    network = torch_reference.reference(name)
     arrays = {k: v.numpy() for k, v in network.state_dict().items() if 'num_batches' not in k}
     names = [predecessor_name(network, k) for k in arrays]
     assert len(set(names)) == len(names) and 'stem.bn.running_var' in names

@@ -10,7 +10,7 @@ from huggingface_hub import constants
 from safetensors.numpy import load_file
 
 import jeffnet
-from benchmarks import parity
+from benchmarks import torch_reference
 from jeffnet.weights import hub
 from tests.hub_repository import DEPRECATED, FILE, NET, add
 from tests.hub_server import TOKEN, Fault
@@ -21,7 +21,7 @@ def checkpoint(tmp_path):
     """A folder as a checkpoint is: real weights of a tiny network, a configuration, a page."""
     folder = tmp_path / 'checkpoint'
     folder.mkdir()
-    parity.save_weights(parity.reference('pt_mnasnet_small'), folder / FILE)
+    torch_reference.save_weights(torch_reference.reference('pt_mnasnet_small'), folder / FILE)
     (folder / 'config.json').write_text(json.dumps({'architecture': 'mnasnet_small'}))
     (folder / 'README.md').write_text('---\nlicense: apache-2.0\n---\nA network.\n')
     return folder

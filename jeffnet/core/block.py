@@ -129,23 +129,24 @@ def sub_blocks(block: Block, policy: Policy = PYTORCH) -> dict[str, Block]:
     return {path: each for path, each in parts(block, policy, '_') if isinstance(each, Block)}
 
 
-def parts(block: Block, policy: Policy, index: str) -> Iterator[tuple[str, Param | Block]]:
+def parts(block: Block, policy: Policy, index: str, prefix: str = '') -> list[tuple[str, Param | Block]]:
     """Everything that a block declares, by path: its own, then what is in its sub-blocks, in the order of `setup`."""
     block = copy.copy(block)
     block.policy = policy
     block.setup()
+    found = []
 
     def walk(name, value):
         if isinstance(value, Param):
-            yield name, value
+            found.append((prefix + name, value))
         elif isinstance(value, list):
             for i, element in enumerate(value):
-                yield from walk(f'{name}{index}{i}', element)
+                walk(f'{name}{index}{i}', element)
         elif isinstance(value, Block):
             child, inherited = policy.child(name.replace(index, '_'), value)
-            yield name, child
-            for inner, declared in parts(child, inherited, index):
-                yield f'{name}.{inner}', declared
+            found.append((prefix + name, child))
+            found.extend(parts(child, inherited, index, f'{prefix}{name}.'))
 
     for name, value in vars(block).items():
-        yield from walk(name, value)
+        walk(name, value)
+    return found

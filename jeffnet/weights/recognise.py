@@ -48,7 +48,7 @@ def fitting(layout: str, arrays: Mapping[str, StoredArray]) -> list[str]:
     """The names of the table whose arrays have these names and shapes, classifier and first convolution aside."""
     names, tried = [], {}
     for info in table().values():
-        key = (info.arch, *sorted((k, v) for k, v in info.options.items() if k != 'num_classes'))
+        key = (info.file, info.arch, *sorted((k, v) for k, v in info.options.items() if k != 'num_classes'))
         if key not in tried:
             tried[key] = _fits(layout, arrays, info)
         if tried[key]:
