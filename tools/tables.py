@@ -16,7 +16,7 @@ from pathlib import Path
 import jeffnet
 
 ROOT = Path(__file__).parents[1]
-PAGES = ('README.md', 'docs/performance.md')
+PAGES = ('README.md', 'docs/models.md', 'docs/performance.md')
 MARKED = re.compile(r'(<!-- table (\S+) -->\n).*?(<!-- end -->)', re.DOTALL)
 # The families of the JSON files, as people speak of them, in the order of the table.
 FAMILIES: dict[str, tuple[str, ...]] = {
