@@ -2,8 +2,8 @@
 
     python -m benchmarks.parity [--models 'tf_*' --out FILE] [--resume]
 
-Names that differ in their weights alone share one proof. Networks of more than 100 million parameters are compared at
-one size and in one framework: all three compute the same, as the others show.
+Names that differ in their weights or number of classes alone share one proof. Networks of more than 100 million
+parameters are compared at one size and in one framework: all three compute the same, as the others show.
 
 Freshly initialised networks say little: their logits are almost all bias. So the weights are drawn to make the output
 depend on the input (`randomise`), and errors are measured against the spread of the logits between inputs. The judge's
@@ -199,9 +199,10 @@ def in_float64(compare_in: Callable[..., list[dict]]) -> list[dict]:
 
 
 def network_key(name: str) -> tuple:
-    """What names have in common that differ in their weights alone."""
+    """What names have in common that differ in their weights, or how many classes these know, alone."""
     info = jeffnet.model_info(name)
-    return info.file, info.arch, info.flavour, str(sorted(info.options.items())), str(sorted(info.policy.items()))
+    options = {**info.options, 'num_classes': info.options.get('num_classes', 1000) > 0}
+    return info.file, info.arch, info.flavour, str(sorted(options.items())), str(sorted(info.policy.items()))
 
 
 def pattern(text: str) -> str:
