@@ -61,7 +61,7 @@ SMALL = {  # ours, the published network whose entry in the table it takes, timm
         theirs('ir_r2_k3_s2_e3_c16_se0.25', norm_layer=LayerNormAct2d),
     ),
     'pt_small_blur': (
-        partial(ours, ((cn(1, 3, 2, 1, 8),), (er(1, 3, 2, 2, 8),), *INVERTED), pool=mobile_blocks.blur_pool),
+        partial(ours, ((cn(1, 3, 2, 1, 8),), (er(1, 3, 2, 2, 8),), *INVERTED), pool=mobile_blocks.dark_blur_pool),
         'pt_efficientnet_blur_b0',
         theirs('cn_r1_k3_s2_e1_c8', 'er_r1_k3_s2_e2_c8', 'ir_r2_k3_s2_e3_c16_se0.25', aa_layer='blurpc'),
     ),
