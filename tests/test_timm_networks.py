@@ -22,13 +22,6 @@ from jeffnet.weights.stored import StoredArray
 
 NAMES = [name for name in jeffnet.list_models() if not name.startswith('keras_')]  # those are in test_keras.py
 GENERATED = jeffnet.list_models('pt_*', family='densenet')  # by tools/timm_table.py
-UNMEASURED = {  # names that `make parity` has not run yet
-    *('keras_convnext_large', 'keras_convnext_xlarge', 'keras_efficientnet_b6', 'keras_efficientnet_b7'),
-    *('keras_resnetrs270', 'keras_resnetrs350', 'keras_resnetrs420', 'keras_vgg16', 'keras_vgg19'),
-    *('pt_densenet121', 'pt_densenet121.tv_in1k', 'pt_densenet161', 'pt_densenet169', 'pt_densenet201'),
-    *('pt_densenet264d', 'keras_efficientnet_b4', 'keras_efficientnet_b5', 'keras_efficientnet_v2_l'),
-    'keras_efficientnet_v2_m',
-}
 RESULTS = Path(__file__).parents[1] / 'results' / 'parity.csv'
 PARITY = {
     name: list(rows)
@@ -97,7 +90,7 @@ def test_every_tag_of_timm_is_a_name():
             assert jeffnet.model_info(f'pt_{weights}').weights == weights
 
 
-@pytest.mark.parametrize('name', sorted(set(jeffnet.list_models()) - UNMEASURED))
+@pytest.mark.parametrize('name', jeffnet.list_models())
 def test_the_committed_table_of_results_proves_the_name(name):
     rows = PARITY[name]
     float32 = {(row['framework'], row['size']) for row in rows if row['dtype'] == 'float32'}
