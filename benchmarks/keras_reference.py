@@ -26,8 +26,8 @@ FORMATS = ('weights.h5', 'hosted', 'keras', 'h5')
 SIZES = ((64, 64), (97, 75))  # even; odd, and not square
 LARGER = {  # by the beginning of the name, where Keras takes no smaller ones or random networks get unstable
     'keras_inception': ((96, 96), (107, 90)), 'keras_xception': ((71, 71), (97, 82)), 'keras_vgg': ((224, 224),),
-    'keras_efficientnet_v2_l': ((96, 96), (107, 90)), 'keras_efficientnet_v2': ((96, 96), (97, 75)),
-    'keras_nasnet_large': ((96, 96), (97, 75)),
+    'keras_efficientnet_b7': ((96, 96), (97, 75)), 'keras_efficientnet_v2_l': ((96, 96), (129, 107)),
+    'keras_efficientnet_v2': ((96, 96), (97, 75)), 'keras_nasnet_large': ((96, 96), (97, 75)),
 }  # fmt: skip
 Image = tuple[int, int]  # height, width
 
