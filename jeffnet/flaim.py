@@ -30,8 +30,8 @@ def get_model(
     changes nothing: variables are made without running the network. Raises ValueError for an unknown name.
     """
     info = resolve(model_name)
-    seed = {} if prng is None else {'seed': seed_of(prng)}
-    made = jeffnet.create_model(info.name, pretrained=pretrained, num_classes=n_classes, **seed)
+    seed = 0 if prng is None else seed_of(prng)
+    made = jeffnet.create_model(info.name, pretrained=pretrained, num_classes=n_classes, seed=seed)
     return (*made, {'mean': info.mean, 'std': info.std}) if norm_stats else made
 
 

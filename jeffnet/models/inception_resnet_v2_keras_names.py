@@ -10,7 +10,7 @@ RESIDUAL = {'repeat': 'block35', 'repeat_1': 'block17', 'repeat_2': 'block8'}  #
 
 def keras_layers(network) -> Iterator[tuple[str, str]]:
     """(Keras' layer, our module) of all layers with variables, in the order of Keras' files."""
-    blocks = list(trunk())
+    blocks = list(trunk(network.repeats))
     inside = [unit for path, _, branches in blocks for units in units_of(path, branches) for unit in units if unit]
     convolutions, norms = (numbered(kind, [*STEM, *inside]) for kind in ('conv2d', 'batch_normalization'))
 
@@ -27,12 +27,14 @@ def keras_layers(network) -> Iterator[tuple[str, str]]:
     yield from (('conv_7b', 'conv2d_7b.conv'), ('conv_7b_bn', 'conv2d_7b.bn'), ('predictions', 'classif'))
 
 
-def trunk() -> Iterator[tuple[str, str | None, Branches]]:
+def trunk(repeats: tuple[int, ...]) -> Iterator[tuple[str, str | None, Branches]]:
     """Our module, Keras' name if it has a shortcut, and branches of each block, in their order."""
-    for name, (branches, repeats, _) in TRUNK.items():
-        if not repeats:
+    counts = iter(repeats)
+    for name, (branches, factor) in TRUNK.items():
+        if not factor:
             yield name, None, branches
-        for i in range(repeats):
+            continue
+        for i in range(next(counts)):
             yield f'{name}_{i}', f'{RESIDUAL[name]}_{i + 1}', branches
     yield 'block8', 'block8_10', BLOCK_8
 

@@ -138,7 +138,7 @@ def network_of(info: ModelInfo, **options) -> Any:
     return definition(info).VARIANTS[info.arch](**{**info.options, **options})
 
 
-def foreign_names(info: ModelInfo):
+def foreign_names(info: ModelInfo) -> Any:
     """The module of names that other publishers than timm use for this family's arrays, or None.
 
     It has a function for each of its publishers: `torchvision_modules` beside `is_torchvision` (and, if its batch norm

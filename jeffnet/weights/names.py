@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from jeffnet.core.block import Block, Policy, declarations
+from jeffnet.core.block import Block, Param, Policy, declarations
 from jeffnet.models.table import ModelInfo, definition, foreign_names
 from jeffnet.weights import keras_file, keras_names
 from jeffnet.weights.stored import StoredArray
@@ -74,13 +74,22 @@ def translate(layout: str, arrays: Mapping[str, StoredArray], info: ModelInfo, b
     if layout == 'jeffnet':
         known = {name: array for name, array in arrays.items() if name in wanted}
         return Translated(known, sorted(arrays.keys() - known.keys()), {})
-    foreign = foreign_names(info)
     if layout == 'tensorflow':
-        # A variable that happens to have one of our flat names is not ours.
-        theirs = {name: array for name, array in arrays.items() if name not in wanted}
-        known = foreign.tensorflow_arrays(block, theirs) if hasattr(foreign, 'tensorflow_arrays') else theirs
-        unexpected = [name for name in arrays if name in known or name in wanted]
-        return Translated({n: a for n, a in known.items() if n in wanted}, sorted(unexpected), {})
+        return _of_tensorflow(arrays, block, wanted, foreign_names(info))
+    return _of_pytorch(layout, arrays, info, block, policy)
+
+
+def _of_tensorflow(arrays: Mapping[str, StoredArray], block: Any, wanted: dict[str, Param], foreign: Any):
+    """The arrays of TensorFlow's original files; a variable that happens to have one of our flat names is not ours."""
+    theirs = {name: array for name, array in arrays.items() if name not in wanted}
+    known = foreign.tensorflow_arrays(block, theirs) if hasattr(foreign, 'tensorflow_arrays') else theirs
+    unexpected = [name for name in arrays if name in known or name in wanted]
+    return Translated({n: a for n, a in known.items() if n in wanted}, sorted(unexpected), {})
+
+
+def _of_pytorch(layout: str, arrays: Mapping[str, StoredArray], info: ModelInfo, block: Any, policy: Policy):
+    """The arrays of timm's files, or of others whose modules are timm's by other names."""
+    foreign, family, wanted = foreign_names(info), definition(info), declarations(block, policy)
     names, modules, settings = {}, {}, {}
     if layout == 'predecessor':
         modules = foreign.predecessor_modules(block) if hasattr(foreign, 'predecessor_modules') else {}
@@ -89,7 +98,6 @@ def translate(layout: str, arrays: Mapping[str, StoredArray], info: ModelInfo, b
     elif hasattr(foreign, 'is_torchvision') and foreign.is_torchvision(arrays):
         modules = foreign.torchvision_modules(block, arrays)
         settings = getattr(foreign, 'TORCHVISION_POLICY', {}).get(info.arch, {})
-    family = definition(info)
     flat_names = {timm: flat for flat, timm in timm_names(block, policy, family.WEIGHT_NAMES).items()}
     found, unexpected, left_out = {}, [], getattr(family, 'LEFT_OUT', None)
     for name, array in arrays.items():
