@@ -21,6 +21,7 @@ from tests import tiny_imagenet
 
 ROOT = Path(__file__).parents[1]
 MODEL, SIZE, IMAGES = 'pt_mnasnet_small', '64', 30
+TWO = 'pt_mnasnet_[1s][0m]*'  # with another one
 FIGURES = ('top1', 'top5', 'loss', 'images')
 
 
@@ -168,7 +169,7 @@ def test_a_rerun_goes_on_at_the_first_missing_model(imagenet, tmp_path, capsys):
     data = [str(imagenet / 'folders'), '--no-pretrained', '--img-size', SIZE, '--results-file', str(file)]
     assert validate.main('linen', 'pt', [*data, '--model', 'pt_mnasnet_small']) == 0
     before = file.read_text()
-    assert validate.main('linen', 'pt', [*data, '--model', 'pt_mnasnet_[1s][0m]*']) == 0
+    assert validate.main('linen', 'pt', [*data, '--model', TWO]) == 0
     assert 'pt_mnasnet_small (linen): is in' in capsys.readouterr().out
     assert file.read_text().startswith(before) and file.read_text().count('\n') == 3
     assert validate.main('linen', 'pt', [*data, '--model', 'pt_mnasnet_small', '--crop-pct', '1']) == 0
@@ -176,12 +177,12 @@ def test_a_rerun_goes_on_at_the_first_missing_model(imagenet, tmp_path, capsys):
     predictions = tmp_path / 'predictions.csv'
     assert validate.main('linen', 'pt', [*data, '--model', 'pt_mnasnet_small', '--predictions', str(predictions)]) == 0
     assert predictions.read_text().count('\n') == IMAGES + 1 and file.read_text().count('\n') == 4
-    assert validate.main('linen', 'pt', [*data, '--model', 'pt_mnasnet_[1s][0m]*', '--predictions', str(predictions)]) == 2
+    assert validate.main('linen', 'pt', [*data, '--model', TWO, '--predictions', str(predictions)]) == 2
 
 
 def test_one_model_that_fails_does_not_stop_the_others(imagenet, tmp_path, capfd):
     file = tmp_path / 'rows.csv'
-    argv = [str(imagenet / 'folders'), '--model', 'pt_mnasnet_[1s][0m]*', '--no-pretrained', '--img-size', SIZE]
+    argv = [str(imagenet / 'folders'), '--model', TWO, '--no-pretrained', '--img-size', SIZE]
     broken = validate.command.build
 
     def build(job, framework, **options):
