@@ -190,8 +190,9 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def on_first(sharding: NamedSharding, array: Any) -> Any:
     """A replicated array as it is on the devices of a sharding, some of its own; nothing is copied."""
-    parts = [shard.data for shard in array.addressable_shards if shard.device in sharding.device_set]
-    return jax.make_array_from_single_device_arrays(array.shape, sharding, parts)
+    # By device: asked by several threads at once, JAX may list a shard twice.
+    parts = {shard.device: shard.data for shard in array.addressable_shards if shard.device in sharding.device_set}
+    return jax.make_array_from_single_device_arrays(array.shape, sharding, list(parts.values()))
 
 
 def widest_activation(call: Callable, variables: Any, shape: tuple[int, ...], dtype: Any) -> int:
