@@ -156,7 +156,7 @@ def test_published_heads_are_those_of_the_names():
     assert plan('pt_resnet50.bamboo', num_classes=10).block.num_classes == 10
 
 
-@pytest.mark.parametrize('arch', ['ecaresnext26t_32x4d', 'seresnet18', 'skresnet18', 'resnest14d'])
+@pytest.mark.parametrize('arch', ['resnet26', 'ecaresnext26t_32x4d', 'seresnet18', 'skresnet18', 'resnest14d'])
 def test_initial_values_are_distributed_as_timms(arch):
     torch.manual_seed(0)
     theirs = timm.create_model(arch).state_dict()

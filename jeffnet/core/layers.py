@@ -209,23 +209,19 @@ class RmsNorm(Block):
 
     def __call__(self, x):  # [..., features]
         wide = x.astype(at_least_float32(x.dtype))
-        wide = wide * lax.rsqrt(jnp.square(wide).mean(-1, keepdims=True) + self.eps)
+        wide = wide * lax.rsqrt(self.power(wide) + self.eps)
         return (wide * jnp.asarray(self.scale, wide.dtype)).astype(x.dtype)
 
+    def power(self, wide):
+        """What the values are divided by the root of, `[..., 1]`."""
+        return jnp.square(wide).mean(-1, keepdims=True)
 
-class SimpleNorm(Block):
+
+class SimpleNorm(RmsNorm):
     """Division of the last axis by its unbiased standard deviation; the mean stays, which timm calls simple norm."""
 
-    features: int
-    eps: float = 1e-6
-
-    def setup(self):
-        self.scale = Param((self.features,), initial.ones)
-
-    def __call__(self, x):  # [..., features]
-        wide = x.astype(at_least_float32(x.dtype))
-        wide = wide * lax.rsqrt(wide.var(-1, ddof=1, keepdims=True) + self.eps)
-        return (wide * jnp.asarray(self.scale, wide.dtype)).astype(x.dtype)
+    def power(self, wide):
+        return wide.var(-1, ddof=1, keepdims=True)
 
 
 class GlobalResponseNorm(Block):
